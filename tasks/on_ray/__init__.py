@@ -1,0 +1,1 @@
+"""The adapter to Ray: the only package that imports it. Runs in workers too, so it never imports Prefect."""

@@ -1,0 +1,91 @@
+"""Connect to a Ray cluster: a running one is borrowed and never shut down, else one is started here and stopped after."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+
+import tasks
+import vitcore
+from tasks.settings import Settings
+
+_LONGEST_SESSION = 40
+"""Characters of a session folder's path below which Ray's sockets stay within the 107 bytes a socket path may have."""
+
+
+@contextlib.contextmanager
+def connected(settings: Settings) -> Iterator[None]:
+    """Inside, Ray tasks and actors can be used.
+
+    A connection that this process already has is used as it is. With `settings.ray_address` the cluster there is
+    borrowed: our code is shipped to its nodes, and leaving only disconnects. Otherwise a cluster of this machine's
+    cores is started and stopped.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    quiet = {
+        "log_to_driver": settings.verbose,
+        "logging_level": logging.INFO if settings.verbose else logging.ERROR,
+    }
+    if settings.ray_address is not None:
+        packages = [str(Path(package.__file__).parent) for package in (tasks, vitcore) if package.__file__]
+        environment = {"py_modules": packages, "env_vars": settings.worker_environment()}
+        ray.init(settings.ray_address, runtime_env=environment, **quiet)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    with _session_folder(settings.home) as folder:
+        ray.init(
+            num_cpus=os.cpu_count(),
+            include_dashboard=False,
+            _temp_dir=str(folder),
+            runtime_env={"env_vars": settings.worker_environment()},
+            **quiet,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def cores() -> int:
+    """CPU cores of the connected cluster."""
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+def gpus() -> int:
+    """GPUs of the connected cluster."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+@contextlib.contextmanager
+def _session_folder(home: Path) -> Iterator[Path]:
+    """Where Ray keeps sockets and logs: under `home` when its path is short enough for a socket, else in /tmp."""
+    folder = home / "ray"
+    if len(str(folder)) <= _LONGEST_SESSION:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        _drop_old_sessions(folder)
+        return
+    scratch = Path(tempfile.mkdtemp(prefix="vit-ray-", dir="/tmp"))  # noqa: S108 - short on purpose
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _drop_old_sessions(folder: Path, keep: int = 3) -> None:
+    """Logs of the last sessions help; those of a hundred nights fill a disk."""
+    sessions = sorted(path for path in folder.glob("session_*") if path.is_dir() and not path.is_symlink())
+    for path in sessions[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""From raw images to exact batches: datasets of WebDataset tars, their order, reading, decoding and augmentation."""

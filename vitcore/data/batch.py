@@ -1,0 +1,100 @@
+"""What the data plane hands to an objective: `Batch` leaves a loader worker, `Inputs` enters the network.
+
+Legend: S slots of this rank at this step, g slots a lane, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How a lane's slots are mixed with their reverse (Mixup where the box is empty, else CutMix)."""
+
+    lam_S: Tensor
+    """float32: share of the slot's own pixels (and label)."""
+    box_S4: Tensor
+    """int64: top, left, bottom, right of the patch pasted from the partner; zeros: Mixup."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One rank's share of a step, on the CPU. Rows of weight 0 pad it or replace bad samples."""
+
+    step: int
+    images_SCHW: Tensor
+    """uint8"""
+    labels_S: Tensor
+    """int64; −1 where there is none"""
+    weights_S: Tensor
+    """float32; 0 or 1"""
+    samples_S: Tensor
+    """int64: index of the sample in its split; −1 for padding"""
+    lane_size: int
+    """g: slots a lane; S is a multiple of it"""
+    mix: Mix | None = None
+    bad: tuple[str, ...] = ()
+    """keys of samples that could not be read"""
+
+    def micro(self, most: int | None) -> Iterator[Batch]:
+        """Whole lanes at a time, at most `most` slots each (but at least one lane)."""
+        slots = len(self.weights_S)
+        span = slots if most is None else max(1, most // self.lane_size) * self.lane_size
+        for start in range(0, slots, span):
+            part = slice(start, start + span)
+            mix = None if self.mix is None else Mix(self.mix.lam_S[part], self.mix.box_S4[part])
+            yield replace(
+                self,
+                images_SCHW=self.images_SCHW[part],
+                labels_S=self.labels_S[part],
+                weights_S=self.weights_S[part],
+                samples_S=self.samples_S[part],
+                mix=mix,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """A (micro-)batch on the device, mixed, not yet normalised: each network normalises with its own statistics."""
+
+    images_SCHW: Tensor
+    """float32 in [0, 1]"""
+    labels_S: Tensor
+    """int64"""
+    partners_S: Tensor
+    """int64: label of the slot mixed in; equals `labels_S` where nothing is"""
+    lam_S: Tensor
+    """float32: weight of `labels_S` against `partners_S`"""
+    weights_S: Tensor
+    """float32"""
+
+
+def to_inputs(batch: Batch, device: torch.device) -> Inputs:
+    """Move a batch to `device` and apply its Mixup / CutMix there.
+
+    The copy does not block where the loader pinned the memory. Pixels become float in [0, 1] first: Mixup is defined
+    on pixels, and mixing before normalising equals mixing after it.
+    """
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=True)
+
+    images = move(batch.images_SCHW).float().div_(255)
+    labels, weights = move(batch.labels_S), move(batch.weights_S)
+    if batch.mix is None:
+        return Inputs(images, labels, labels, torch.ones_like(weights), weights)
+    reverse = torch.arange(len(labels), device=device).view(-1, batch.lane_size).flip(1).reshape(-1)
+    lam, box = move(batch.mix.lam_S), batch.mix.box_S4
+    pasted = box[:, 2] > box[:, 0]
+    own = torch.where(move(pasted), torch.ones_like(lam), lam).view(-1, 1, 1, 1)
+    partners = images[reverse]
+    mixed = images * own + partners * (1 - own)
+    for slot in pasted.nonzero().flatten().tolist():
+        top, left, bottom, right = box[slot].tolist()
+        mixed[slot, :, top:bottom, left:right] = partners[slot, :, top:bottom, left:right]
+    return Inputs(mixed, labels, labels[reverse], lam, weights)

@@ -1,0 +1,33 @@
+"""Supervised classification: cross-entropy with label smoothing, Mixup targets and class weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from vitcore.data.batch import Inputs
+from vitcore.objectives.objective import Objective, Terms, class_weights, mixed_targets, soft_cross_entropy
+from vitcore.recipe import ClassifyConfig
+
+
+class Classify(Objective):
+    """Cross-entropy between the model's logits [S, K] and the (mixed, smoothed) labels."""
+
+    def __init__(
+        self, config: ClassifyConfig, model: nn.Module, class_counts: list[int], device: torch.device
+    ) -> None:
+        super().__init__(model, device)
+        self._config = config
+        self._class_weight_K = class_weights(config.class_weight, class_counts, device)
+
+    def forward(self, inputs: Inputs) -> Terms:
+        """See `Objective.forward`."""
+        logits_SK = self.model(self.normalize(inputs.images_SCHW))
+        target_SK = mixed_targets(inputs, logits_SK.shape[1], self._config.label_smoothing)
+        loss_S = soft_cross_entropy(logits_SK, target_SK, self._class_weight_K)
+        hit_S = (logits_SK.detach().argmax(1) == target_SK.argmax(1)).float()
+        return Terms(
+            loss=(inputs.weights_S * loss_S).sum(),
+            weight=inputs.weights_S.sum(),
+            metrics={"top1": (inputs.weights_S * hit_S).sum()},
+        )

@@ -1,0 +1,149 @@
+"""Everything that changes while a model learns, assembled from a request, with its state in and out of checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vitcore import objectives
+from vitcore.data.manifest import Dataset
+from vitcore.duration import parse
+from vitcore.errors import RequestError
+from vitcore.models import adapt, build
+from vitcore.models.pretrained import ModelCard, Pretrained
+from vitcore.models.references import load_reference
+from vitcore.objectives import Objective
+from vitcore.recipe import ParentConfig, Recipe
+from vitcore.train.checkpoint import Progress
+from vitcore.train.ema import Ema
+from vitcore.train.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors
+from vitcore.train.precision import Capabilities, Precision, choose, should_compile, tune
+from vitcore.train.request import TrainRequest
+from vitcore.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The lengths of a training, in optimiser steps."""
+
+    total: int
+    warmup: int
+    validate_every: int
+    per_epoch: float
+
+    @staticmethod
+    def of(recipe: Recipe, samples: int) -> Plan:
+        """The plan of a recipe on a training split of `samples` samples."""
+        batch_size = recipe.train.batch_size
+        per_epoch = samples * recipe.data.repeats / batch_size
+        total = parse(recipe.train.duration).steps(per_epoch=per_epoch, batch_size=batch_size)
+        if total < 1:
+            raise RequestError(f"train.duration {recipe.train.duration!r} is less than one step; make it longer")
+
+        def part(duration: str) -> int:
+            return parse(duration).steps(per_epoch=per_epoch, batch_size=batch_size, total=total)
+
+        return Plan(total, min(part(recipe.optim.warmup), total), max(1, part(recipe.eval.every)), per_epoch)
+
+
+class Learner:
+    """A model under training: objective, optimiser, averaged weights, and how far it is."""
+
+    def __init__(self, request: TrainRequest, dataset: Dataset, world: World) -> None:
+        recipe, compute = request.recipe, request.compute
+        tune(world.device, compute.threads)
+        torch.manual_seed(recipe.train.seed)
+        capabilities = Capabilities.of(world.device)
+        self.request, self.dataset, self.world = request, dataset, world
+        self.plan = Plan.of(recipe, dataset.split(recipe.data.train_split).samples)
+        self.precision: Precision = choose(compute.precision, capabilities)
+        self.classes = dataset.manifest.classes
+        model = _student(request, self.classes)
+        self.objective: Objective = objectives.build(
+            recipe.objective,
+            model,
+            teacher=_teacher(request, self.classes),
+            class_counts=list(dataset.split(recipe.data.train_split).class_counts),
+            device=world.device,
+        )
+        if should_compile(compute.compile, capabilities):
+            self.objective.compile()
+        self.optimizer = build_optimizer(self.objective.model, recipe.optim)
+        decay = recipe.train.ema_decay
+        self.ema = None if decay is None else Ema(self.objective.model, decay)
+        self.wrapped: nn.Module = (
+            DistributedDataParallel(self.objective, gradient_as_bucket_view=True)
+            if world.distributed
+            else self.objective
+        )
+        self.progress = Progress()
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors a bit-equal continuation needs, by flat name."""
+        tensors = {f"model/{name}": value for name, value in self.objective.state_dict().items()}
+        tensors |= {f"optim/{name}": value for name, value in optimizer_tensors(self.optimizer).items()}
+        if self.ema is not None:
+            tensors |= {f"ema/{name}": value for name, value in self.ema.shadow.items()}
+        return tensors
+
+    def restore(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
+        """Continue from what `state` gave."""
+        self.progress = progress
+        self.objective.load_state_dict(_under("model/", tensors))
+        load_optimizer_tensors(self.optimizer, _under("optim/", tensors))
+        if self.ema is not None:
+            self.ema.load(_under("ema/", tensors))
+
+    def card(self) -> ModelCard:
+        """What has to be known to use the weights."""
+        recipe = self.request.recipe
+        return ModelCard(
+            model=self.objective.model.config,  # type: ignore[arg-type]
+            image_size=recipe.data.image_size,
+            num_classes=len(self.classes),
+            classes=self.classes,
+            recipe=recipe,
+            dataset=self.dataset.digest,
+            resize=recipe.eval.resize,
+        )
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _student(request: TrainRequest, classes: tuple[str, ...]) -> nn.Module:
+    """The model to train: built anew, or carried over from `request.init` to this dataset and resolution."""
+    recipe = request.recipe
+    if request.init is None:
+        if isinstance(recipe.model, ParentConfig):
+            raise RequestError(f"recipe {recipe.name!r} continues another model; name it with --model")
+        return build(recipe.model, num_classes=len(classes), image_size=recipe.data.image_size)
+    parent = load_reference(request.init)
+    if not isinstance(recipe.model, ParentConfig) and recipe.model.kind != parent.card.model.kind:
+        raise RequestError(
+            f"recipe {recipe.name!r} trains a {recipe.model.kind}, but {request.init} is a {parent.card.model.kind}; "
+            "take a fine-tuning recipe, or a model of the recipe's kind"
+        )
+    return adapt(
+        parent.model,
+        num_classes=len(classes),
+        image_size=recipe.data.image_size,
+        drop_path=getattr(recipe.model, "drop_path", None),
+        keep_head=parent.card.classes == classes,
+    )
+
+
+def _teacher(request: TrainRequest, classes: tuple[str, ...]) -> nn.Module | None:
+    if request.teacher is None:
+        return None
+    teacher: Pretrained = load_reference(request.teacher)
+    if teacher.card.classes != classes:
+        raise RequestError(
+            f"the teacher {request.teacher} was trained on other classes than this dataset's "
+            f"({len(teacher.card.classes)} against {len(classes)}); fine-tune it on this dataset first"
+        )
+    return teacher.model

@@ -1,0 +1,251 @@
+"""The training loop: one for every objective, the same under Ray Train, torchrun and a bare process.
+
+Restarting is the normal case: `train` looks for the newest whole checkpoint under its request's URL and goes on from
+there, so that calling it again after any kill ends in the same product.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from vitcore import storage
+from vitcore.data.batch import Batch, to_inputs
+from vitcore.data.loader import TrainLoader
+from vitcore.data.manifest import Dataset
+from vitcore.duration import parse
+from vitcore.errors import RequestError, WorkError
+from vitcore.models.pretrained import save_pretrained
+from vitcore.objectives import Terms
+from vitcore.sink import NullSink, Sink
+from vitcore.train.checkpoint import CheckpointStore
+from vitcore.train.learner import Learner
+from vitcore.train.optim import learning_rate, scale_and_clip, set_learning_rate
+from vitcore.train.request import TrainRequest, TrainResult
+from vitcore.train.validate import better, validate
+from vitcore.world import World
+
+MOST_SKIPS_IN_A_ROW = 10
+"""Consecutive steps with a loss or gradient that is not finite after which a run is given up."""
+
+
+def train(request: TrainRequest, world: World, sink: Sink) -> TrainResult:
+    """Train to the end of the recipe, from the newest checkpoint if there is one.
+
+    Args:
+        request: what to train; equal on all ranks.
+        world: this process's place.
+        sink: where rank 0 reports to; other ranks' sinks are not called.
+    Returns:
+        The best model's place and metrics, on every rank.
+    Raises:
+        RequestError: recipe and inputs do not fit together.
+        WorkError: the data's error budget is spent, or the loss stayed non-finite.
+    """
+    dataset = open_dataset(request)
+    learner = Learner(request, dataset, world)
+    store = CheckpointStore(request.checkpoints, request.identity, request.compute.keep)
+    reports: Sink = sink if world.is_main else NullSink()
+    checkpoint = store.newest()
+    if checkpoint is not None:
+        learner.restore(*checkpoint)
+        reports.event(learner.progress.step, "resumed", f"from step {learner.progress.step} with {world.size} worker(s)")
+    world.barrier()  # nobody may write before everybody has read
+    if learner.progress.step < learner.plan.total:
+        _run(learner, store, reports)
+    progress = learner.progress
+    return TrainResult(
+        model=store.model_url(progress.best_step),
+        step=progress.step,
+        best_step=progress.best_step,
+        metrics=progress.best_metrics,
+        skipped=tuple(progress.skipped),
+    )
+
+
+def open_dataset(request: TrainRequest) -> Dataset:
+    """The dataset version of a request, with the splits and labels its recipe needs.
+
+    Raises:
+        RequestError: a split is missing or empty, or the dataset has no labels.
+    """
+    dataset = Dataset.open(request.data)
+    dataset.require("label")
+    for split in (request.recipe.data.train_split, request.recipe.eval.split):
+        if dataset.split(split).samples == 0:
+            raise RequestError(f"split {split!r} of {dataset.url} is empty; ingest again with a larger share for it")
+    return dataset
+
+
+def _run(learner: Learner, store: CheckpointStore, sink: Sink) -> None:
+    """The loop proper: step, report, validate, checkpoint."""
+    recipe, compute, world, plan = learner.request.recipe, learner.request.compute, learner.world, learner.plan
+    progress = learner.progress
+    checkpoint_due = _Clock(compute.checkpoint_every, progress.step)
+    with TrainLoader(
+        learner.dataset,
+        recipe.data,
+        batch_size=recipe.train.batch_size,
+        seed=recipe.train.seed,
+        rank=world.rank,
+        size=world.size,
+        start_step=progress.step,
+        threads=compute.loader_workers,
+    ) as loader:
+        batches = iter(loader)
+        before, waited = time.perf_counter(), loader.wait_s
+        while progress.step < plan.total:
+            update = optimise(learner, next(batches), want_checkpoint=checkpoint_due(progress.step + 1))
+            _account(learner, update, sink)
+            now, wait = time.perf_counter(), loader.wait_s
+            metrics = {f"train/{name}": value for name, value in update.metrics.items()}
+            metrics["train/images_per_s"] = recipe.train.batch_size / (now - before)
+            metrics["train/data_wait_s"] = wait - waited
+            before, waited = now, wait
+            last = progress.step == plan.total
+            if last or progress.step % plan.validate_every == 0:
+                metrics |= _validate_and_keep(learner, store, sink)
+                _save(learner, store)
+            elif update.checkpoint:
+                _save(learner, store)
+                sink.event(progress.step, "checkpoint", f"step {progress.step}")
+            sink.log(progress.step, metrics)
+            sink.progress(progress.step, plan.total, metrics)
+
+
+class Update(NamedTuple):
+    """What one optimiser step did; equal on all ranks."""
+
+    metrics: dict[str, float]
+    skipped: bool
+    bad: int
+    checkpoint: bool
+
+
+def optimise(learner: Learner, batch: Batch, *, want_checkpoint: bool = False) -> Update:
+    """One optimiser step on this rank's share of a global batch.
+
+    The loss is Σ weight × loss over the global Σ weight. DDP averages gradients over ranks, so they are scaled by
+    ranks ÷ Σ weight once that is known; all per-step sums and rank 0's wish for a checkpoint share one all-reduce.
+    """
+    world, progress = learner.world, learner.progress
+    torch.manual_seed(_seed(learner.request.recipe.train.seed, progress.step, world.rank))
+    rate = learning_rate(
+        learner.request.recipe.optim, progress.step, warmup=learner.plan.warmup, total=learner.plan.total
+    )
+    set_learning_rate(learner.optimizer, rate)
+    names, sums = _accumulate(learner, batch)
+    flags = torch.tensor([len(batch.bad), float(want_checkpoint and world.is_main)], device=world.device)
+    values = world.sum(torch.cat([sums, flags])).tolist()
+    loss_sum, weight, *metric_sums = values[:-2]
+    bad, checkpoint = int(values[-2]), values[-1] > 0
+    weight = max(weight, 1.0)
+    parameters = [parameter for group in learner.optimizer.param_groups for parameter in group["params"]]
+    norm = scale_and_clip(parameters, world.size / weight, learner.request.recipe.optim.clip_norm)
+    healthy = bool(np.isfinite(loss_sum) and np.isfinite(norm))
+    if healthy:
+        learner.optimizer.step()
+    learner.optimizer.zero_grad(set_to_none=True)
+    if healthy and learner.ema is not None:
+        learner.ema.update(progress.step)
+    progress.step += 1
+    learner.objective.after_step(progress.step, learner.plan.total)
+    metrics = {"loss": loss_sum / weight, "lr": rate, "grad_norm": norm}
+    metrics |= {name: value / weight for name, value in zip(names, metric_sums, strict=True)}
+    return Update(metrics, not healthy, bad, checkpoint)
+
+
+def _accumulate(learner: Learner, batch: Batch) -> tuple[list[str], torch.Tensor]:
+    """Forward and backward over micro-batches; returns metric names and [Σ loss, Σ weight, Σ metric…]."""
+    micros = list(batch.micro(learner.request.compute.microbatch))
+    names: list[str] = []
+    totals: torch.Tensor | None = None
+    for index, micro in enumerate(micros):
+        wrapped = learner.wrapped
+        hold = isinstance(wrapped, DistributedDataParallel) and index < len(micros) - 1
+        with wrapped.no_sync() if hold else nullcontext():  # type: ignore[operator]
+            with learner.precision.autocast():
+                terms: Terms = wrapped(to_inputs(micro, learner.world.device))
+            terms.loss.backward()  # type: ignore[no-untyped-call]
+        names = sorted(terms.metrics)
+        part = torch.stack([terms.loss.detach(), terms.weight, *(terms.metrics[name] for name in names)]).float()
+        totals = part if totals is None else totals + part
+    assert totals is not None
+    return names, totals
+
+
+def _account(learner: Learner, update: Update, sink: Sink) -> None:
+    """Keep count of bad samples and dropped updates; stop a run that cannot recover."""
+    progress, budget = learner.progress, learner.request.recipe.data.error_budget
+    progress.bad_samples += update.bad
+    seen = progress.step * learner.request.recipe.train.batch_size
+    if progress.bad_samples > max(budget * seen, 1 if budget > 0 else 0):
+        raise WorkError(
+            f"{progress.bad_samples} of {seen} samples could not be read, more than data.error_budget {budget:g} allows; "
+            f"run `vit check {learner.dataset.url}`"
+        )
+    if not update.skipped:
+        return
+    progress.skipped.append(progress.step)
+    sink.event(progress.step, "skipped", "loss or gradient was not finite; the update was dropped")
+    recent = progress.skipped[-MOST_SKIPS_IN_A_ROW:]
+    if len(recent) == MOST_SKIPS_IN_A_ROW and recent[0] == progress.step - MOST_SKIPS_IN_A_ROW + 1:
+        raise WorkError(
+            f"loss or gradient was not finite for {MOST_SKIPS_IN_A_ROW} steps up to step {progress.step}; "
+            "lower optim.lr, lengthen optim.warmup or set optim.clip_norm"
+        )
+
+
+def _validate_and_keep(learner: Learner, store: CheckpointStore, sink: Sink) -> dict[str, float]:
+    """Validate; when it is the best so far, write the model before any checkpoint names it."""
+    recipe, progress = learner.request.recipe, learner.progress
+    with learner.ema.applied() if learner.ema is not None else nullcontext():
+        metrics = validate(learner)
+        if better(recipe.eval.metric, metrics, progress.best_metrics):
+            progress.best_step, progress.best_metrics = progress.step, metrics
+            if learner.world.is_main:
+                publish_model(learner, store.model_url(progress.step))
+            sink.event(progress.step, "best", f"{recipe.eval.metric} {metrics[recipe.eval.metric]:.4f}")
+    return {f"val/{name}": value for name, value in metrics.items()}
+
+
+def publish_model(learner: Learner, url: str) -> None:
+    """Write the current weights as a pretrained folder under `url`, the config last."""
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        save_pretrained(folder, learner.objective.model, learner.card())
+        for name in ("model.safetensors", "config.json"):
+            storage.write(storage.join(url, name), (folder / name).read_bytes())
+
+
+def _save(learner: Learner, store: CheckpointStore) -> None:
+    if learner.world.is_main:
+        store.save(learner.progress, learner.state())
+
+
+class _Clock:
+    """Says when the next checkpoint is due, in steps or minutes since the last one it called for."""
+
+    def __init__(self, every: str, step: int) -> None:
+        self._span = parse(every)
+        self._step, self._time = step, time.monotonic()
+
+    def __call__(self, step: int) -> bool:
+        if self._span.unit == "steps":
+            return step % max(1, round(self._span.value)) == 0
+        if time.monotonic() - self._time < self._span.value * 60:
+            return False
+        self._time = time.monotonic()
+        return True
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """Seed of dropout and stochastic depth: a function of the step, so that no generator state need be saved."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,38 @@
+"""What a training is asked to do and what it answers: small frozen values that cross process borders as JSON."""
+
+from __future__ import annotations
+
+from vitcore.data.manifest import DatasetRef
+from vitcore.recipe import Compute, Config, Recipe
+
+
+class TrainRequest(Config):
+    """One training: a recipe, its inputs and how to run it."""
+
+    recipe: Recipe
+    compute: Compute = Compute()
+    data: DatasetRef
+    """The dataset version to train on."""
+    init: str | None = None
+    """Model to start from: a folder written by `save_pretrained`, or a public reference such as ``timm:NAME``."""
+    teacher: str | None = None
+    """Model to distil from, named the same way."""
+    checkpoints: str
+    """URL of the folder that holds this training's checkpoints and its product."""
+    identity: str = ""
+    """Name of the product; a checkpoint of another identity is refused."""
+
+
+class TrainResult(Config):
+    """What came out."""
+
+    model: str
+    """URL of the folder with the best model: `model.safetensors` and `config.json`."""
+    step: int
+    """Steps trained."""
+    best_step: int
+    """Step of the best model."""
+    metrics: dict[str, float]
+    """Its validation metrics."""
+    skipped: tuple[int, ...] = ()
+    """Steps whose update was dropped because loss or gradient was not finite."""

@@ -1,0 +1,59 @@
+"""Validation while training: every sample of a split once, spread over the ranks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from vitcore.data.batch import to_inputs
+from vitcore.data.loader import EvalLoader
+from vitcore.train.learner import Learner
+
+
+@torch.inference_mode()
+def validate(learner: Learner) -> dict[str, float]:
+    """Metrics of the (averaged) model on the recipe's validation split, the same on every rank.
+
+    Returns:
+        ``loss`` (mean cross-entropy), ``top1`` and ``balanced_accuracy`` (mean recall over the classes present).
+    """
+    recipe, world = learner.request.recipe, learner.world
+    classes = len(learner.classes)
+    sums = torch.zeros(2 * classes + 1, dtype=torch.float64, device=world.device)
+    hits_K, counts_K, loss = sums[:classes], sums[classes:-1], sums[-1:]
+    objective = learner.objective.eval()
+    with EvalLoader(
+        learner.dataset,
+        recipe.eval.split,
+        image_size=recipe.data.image_size,
+        resize=recipe.eval.resize,
+        batch_size=recipe.eval.batch_size,
+        rank=world.rank,
+        size=world.size,
+        threads=learner.request.compute.loader_workers,
+    ) as loader:
+        for batch in loader:
+            inputs = to_inputs(batch, world.device)
+            with learner.precision.autocast():
+                logits_SK = objective.predict(inputs.images_SCHW).float()
+            weights_S = inputs.weights_S.double()
+            loss += (F.cross_entropy(logits_SK, inputs.labels_S.clamp_min(0), reduction="none") * weights_S).sum()
+            hit_S = weights_S * (logits_SK.argmax(1) == inputs.labels_S)
+            hits_K.index_add_(0, inputs.labels_S.clamp_min(0), hit_S)
+            counts_K.index_add_(0, inputs.labels_S.clamp_min(0), weights_S)
+    objective.train()
+    world.sum(sums)
+    present_K = counts_K > 0
+    total = counts_K.sum().clamp_min(1)
+    return {
+        "loss": (loss / total).item(),
+        "top1": (hits_K.sum() / total).item(),
+        "balanced_accuracy": (hits_K[present_K] / counts_K[present_K]).mean().item() if present_K.any() else 0.0,
+    }
+
+
+def better(metric: str, new: dict[str, float], best: dict[str, float]) -> bool:
+    """Whether `new` beats `best` (empty: nothing yet). Equal counts as not better: the earlier model stays."""
+    if not best:
+        return True
+    return new[metric] < best[metric] if metric == "loss" else new[metric] > best[metric]
