@@ -47,6 +47,8 @@ class Settings:
     checkpoints: str
     ray_address: str | None
     verbose: bool
+    console: bool
+    """Whether a person watches a terminal (the `vit` command), rather than the log of a flow run."""
 
     def worker_environment(self) -> dict[str, str]:
         """Variables that a Ray worker on any node needs to report to the same places."""
@@ -68,6 +70,7 @@ def load() -> Settings:
         checkpoints=os.environ.get("VIT_CHECKPOINTS") or str(home / "checkpoints"),
         ray_address=os.environ.get("RAY_ADDRESS") or None,
         verbose=os.environ.get("VIT_VERBOSE") == "1",
+        console=os.environ.get("VIT_CONSOLE") == "1",
     )
 
 
@@ -85,6 +88,7 @@ def prepare(tracking: str | None = None, api: str | None = None, verbose: bool =
         os.environ["VIT_API"] = api
     if verbose:
         os.environ["VIT_VERBOSE"] = "1"
+    os.environ["VIT_CONSOLE"] = "1"
     settings = load()
     settings.home.mkdir(parents=True, exist_ok=True)
     for name, value in _QUIET.items():
@@ -97,7 +101,8 @@ def prepare(tracking: str | None = None, api: str | None = None, verbose: bool =
         os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "true"
     else:
         os.environ["PREFECT_API_URL"] = settings.api
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if settings.verbose else "WARNING")
+    if not settings.verbose:  # run logs still reach Prefect's API; the terminal shows the story alone
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     if not settings.verbose:
         for name in ("alembic", "mlflow", "ray"):
             logging.getLogger(name).setLevel(logging.ERROR)

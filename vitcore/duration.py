@@ -23,11 +23,13 @@ _UNITS: dict[str, Unit] = {
     "sample": "samples",
     "samples": "samples",
     "min": "min",
+    "minute": "min",
     "minutes": "min",
     "%": "%",
 }
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
-_PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([kKmMbB]?)\s*(%|[a-z]+)\s*")
+# The units are spelt out, so that the m of "min" is not taken for a million.
+_PATTERN = re.compile(rf"\s*([0-9]*\.?[0-9]+)\s*([kKmMbB]?)\s*({'|'.join(_UNITS)})\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,9 @@ class Span:
 def parse(text: str) -> Span:
     """Read a duration such as ``"90 epochs"``, ``"10k steps"``, ``"1.2M samples"``, ``"30 min"`` or ``"5%"``."""
     match = _PATTERN.fullmatch(text)
-    unit = _UNITS.get(match.group(3)) if match else None
-    if match is None or unit is None:
+    if match is None:
         raise ValueError(f'{text!r} is not a duration; write for example "90 epochs", "10k steps", "30 min" or "5%"')
-    return Span(float(match.group(1)) * _FACTORS[match.group(2).lower()], unit)
+    return Span(float(match.group(1)) * _FACTORS[match.group(2).lower()], _UNITS[match.group(3)])
 
 
 def _checked(*units: Unit) -> AfterValidator:

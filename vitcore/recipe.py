@@ -106,6 +106,20 @@ class VitConfig(NormalizeConfig):
     drop_path: float = 0.0
     """Stochastic depth (1603.09382): rate of the last block, growing linearly from 0."""
 
+    @field_validator("patch", "width", "depth", "heads")
+    @classmethod
+    def _positive(cls, value: int) -> int:
+        if value < 1:
+            raise ValueError("must be at least 1")
+        return value
+
+    @field_validator("dropout", "drop_path")
+    @classmethod
+    def _rate(cls, value: float) -> float:
+        if not 0 <= value < 1:
+            raise ValueError("must be a rate from 0 to below 1")
+        return value
+
     @model_validator(mode="after")
     def _heads_divide(self) -> VitConfig:
         if self.width % self.heads:
@@ -121,7 +135,7 @@ class DeitConfig(VitConfig):
 
 
 class CnnConfig(NormalizeConfig):
-    """A convolutional network by name: ``efficientnet_lite0``, or any classifier of torchvision (``resnet50``)."""
+    """A convolutional network by name: ``efficientnet_lite0``, or most of torchvision's classifiers (``resnet50``)."""
 
     kind: Literal["cnn"] = "cnn"
     name: str = "efficientnet_lite0"
@@ -343,8 +357,9 @@ def parse(kind: type[C], tree: Any) -> C:
         return kind.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise RequestError(f"{field}: {first['msg'].removeprefix('Value error, ')}") from None
+        what = first["msg"].removeprefix("Value error, ")
+        field = ".".join(_written(tree, first["loc"]))
+        raise RequestError(f"{field}: {what}" if field else what) from None
 
 
 def read_recipe(text: str) -> Recipe:
@@ -361,8 +376,23 @@ def read_recipe(text: str) -> Recipe:
         raise RequestError("the recipe is not a JSON object")
     version = cast(dict[str, Any], tree).get("schema_version", 0)
     if version > SCHEMA_VERSION:
-        raise RequestError(f"the recipe has schema version {version}; this release reads up to {SCHEMA_VERSION}: upgrade")
+        raise RequestError(
+            f"the recipe has schema version {version}; this release reads up to {SCHEMA_VERSION}: upgrade"
+        )
     return parse(Recipe, tree)
+
+
+def _written(tree: Any, location: tuple[int | str, ...]) -> list[str]:
+    """A validation error's location as the fields are written: without the tags that choose a union's member."""
+    parts: list[str] = []
+    node = tree
+    for part in location:
+        if isinstance(node, Mapping) and part not in node and node.get("kind") == part:
+            continue
+        parts.append(str(part))
+        inside = (isinstance(node, Mapping) and part in node) or (isinstance(node, list) and isinstance(part, int))
+        node = node[part] if inside else None
+    return parts
 
 
 def _unknown_field(dotted: str, parents: list[str], node: Any) -> str:

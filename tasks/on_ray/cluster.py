@@ -1,4 +1,4 @@
-"""Connect to a Ray cluster: a running one is borrowed and never shut down, else one is started here and stopped after."""
+"""Connect to a Ray cluster: a running one is borrowed and never shut down; else one is started here, and stopped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -20,6 +22,20 @@ _LONGEST_SESSION = 40
 """Characters of a session folder's path below which Ray's sockets stay within the 107 bytes a socket path may have."""
 
 
+_kept: ContextVar[contextlib.ExitStack | None] = ContextVar("kept", default=None)
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Inside, a connection that `connected` makes stays for the next one; it is given back at the end of this block."""
+    with contextlib.ExitStack() as stack:
+        token = _kept.set(stack)
+        try:
+            yield
+        finally:
+            _kept.reset(token)
+
+
 @contextlib.contextmanager
 def connected(settings: Settings) -> Iterator[None]:
     """Inside, Ray tasks and actors can be used.
@@ -28,44 +44,52 @@ def connected(settings: Settings) -> Iterator[None]:
     borrowed: our code is shipped to its nodes, and leaving only disconnects. Otherwise a cluster of this machine's
     cores is started and stopped.
     """
+    stack = _kept.get()
     if ray.is_initialized():
         yield
-        return
-    quiet = {
+    elif stack is not None:
+        stack.enter_context(_connection(settings))
+        yield
+    else:
+        with _connection(settings):
+            yield
+
+
+@contextlib.contextmanager
+def _connection(settings: Settings) -> Iterator[None]:
+    quiet: dict[str, Any] = {
         "log_to_driver": settings.verbose,
         "logging_level": logging.INFO if settings.verbose else logging.ERROR,
     }
-    if settings.ray_address is not None:
-        packages = [str(Path(package.__file__).parent) for package in (tasks, vitcore) if package.__file__]
-        environment = {"py_modules": packages, "env_vars": settings.worker_environment()}
-        ray.init(settings.ray_address, runtime_env=environment, **quiet)
-        try:
-            yield
-        finally:
-            ray.shutdown()
-        return
-    with _session_folder(settings.home) as folder:
-        ray.init(
-            num_cpus=os.cpu_count(),
-            include_dashboard=False,
-            _temp_dir=str(folder),
-            runtime_env={"env_vars": settings.worker_environment()},
-            **quiet,
-        )
-        try:
-            yield
-        finally:
-            ray.shutdown()
+    with contextlib.ExitStack() as stack:
+        stack.callback(ray.shutdown)
+        if settings.ray_address is not None:
+            packages = [str(Path(package.__file__).parent) for package in (tasks, vitcore) if package.__file__]
+            environment = {"py_modules": packages, "env_vars": settings.worker_environment()}
+            ray.init(settings.ray_address, runtime_env=environment, **quiet)
+        else:
+            ray.init(
+                num_cpus=os.cpu_count(),
+                include_dashboard=False,
+                _temp_dir=str(stack.enter_context(_session_folder(settings.home))),
+                runtime_env={"env_vars": settings.worker_environment()},
+                **quiet,
+            )
+        yield
 
 
 def cores() -> int:
     """CPU cores of the connected cluster."""
-    return int(ray.cluster_resources().get("CPU", 1))
+    return int(_resources().get("CPU", 1))
 
 
 def gpus() -> int:
     """GPUs of the connected cluster."""
-    return int(ray.cluster_resources().get("GPU", 0))
+    return int(_resources().get("GPU", 0))
+
+
+def _resources() -> dict[str, float]:
+    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
@@ -77,7 +101,7 @@ def _session_folder(home: Path) -> Iterator[Path]:
         yield folder
         _drop_old_sessions(folder)
         return
-    scratch = Path(tempfile.mkdtemp(prefix="vit-ray-", dir="/tmp"))  # noqa: S108 - short on purpose
+    scratch = Path(tempfile.mkdtemp(prefix="vit-ray-", dir="/tmp"))
     try:
         yield scratch
     finally:

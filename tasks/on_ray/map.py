@@ -14,16 +14,19 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def map_unordered(function: Callable[[A], B], inputs: Sequence[A], *, retries: int = 3) -> Iterator[tuple[int, B]]:
+def map_unordered(
+    function: Callable[[A], B], inputs: Sequence[A], *, gpus: float = 0, retries: int = 3
+) -> Iterator[tuple[int, B]]:
     """Apply `function` to each input as a Ray task of one core; yields (position, result) as they finish.
 
     A task whose worker process or node dies is run again up to `retries` times; an exception of the function itself is
-    raised here. No more tasks than twice the cluster's cores are queued, so that a million inputs cost no memory.
+    raised here. A task also gets `gpus` GPUs. No more tasks than twice the cluster's cores are queued, so that a
+    million inputs cost no memory.
 
     Raises:
         RequestError, WorkError: as `function` raised them, or WorkError when a worker kept dying.
     """
-    remote: Any = ray.remote(num_cpus=1, max_retries=retries)(function)
+    remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=retries)(function)
     waiting = iter(enumerate(inputs))
     running: dict[Any, int] = {}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -70,8 +69,8 @@ def _run(
     scaling, threads = _scaling(request.compute)
     request = request.model_copy(update={"compute": request.compute.model_copy(update={"threads": threads})})
     with listening(listener) as mailbox:
-        trainer = TorchTrainer(
-            worker,
+        trainer: Any = TorchTrainer(
+            worker,  # type: ignore[arg-type]  # Ray's own type forbids the return value it passes on
             train_loop_config={"request": request.model_dump_json(), "mailbox": mailbox, **context},
             scaling_config=scaling,
             run_config=RunConfig(
@@ -182,8 +181,3 @@ def _cause(error: BaseException) -> str:
     for rank, failure in sorted(failures.items()):
         return f"worker {rank}: {str(failure).strip().splitlines()[-1]}"
     return str(error).strip().splitlines()[-1]
-
-
-def node_cache(settings: Settings) -> Path:
-    """Where models are kept on whatever node this runs."""
-    return settings.home / "models"

@@ -30,11 +30,11 @@ class Batch:
     images_SCHW: Tensor
     """uint8"""
     labels_S: Tensor
-    """int64; −1 where there is none"""
+    """int64; -1 where there is none"""
     weights_S: Tensor
     """float32; 0 or 1"""
     samples_S: Tensor
-    """int64: index of the sample in its split; −1 for padding"""
+    """int64: index of the sample in its split; -1 for padding"""
     lane_size: int
     """g: slots a lane; S is a multiple of it"""
     mix: Mix | None = None
@@ -89,12 +89,10 @@ def to_inputs(batch: Batch, device: torch.device) -> Inputs:
     if batch.mix is None:
         return Inputs(images, labels, labels, torch.ones_like(weights), weights)
     reverse = torch.arange(len(labels), device=device).view(-1, batch.lane_size).flip(1).reshape(-1)
-    lam, box = move(batch.mix.lam_S), batch.mix.box_S4
-    pasted = box[:, 2] > box[:, 0]
-    own = torch.where(move(pasted), torch.ones_like(lam), lam).view(-1, 1, 1, 1)
-    partners = images[reverse]
-    mixed = images * own + partners * (1 - own)
-    for slot in pasted.nonzero().flatten().tolist():
-        top, left, bottom, right = box[slot].tolist()
-        mixed[slot, :, top:bottom, left:right] = partners[slot, :, top:bottom, left:right]
-    return Inputs(mixed, labels, labels[reverse], lam, weights)
+    lam_S, box_S4 = move(batch.mix.lam_S), move(batch.mix.box_S4)
+    top, left, bottom, right = (edge.view(-1, 1, 1, 1) for edge in box_S4.unbind(1))
+    row = torch.arange(images.shape[2], device=device).view(-1, 1)
+    column = torch.arange(images.shape[3], device=device)
+    inside = (row >= top) & (row < bottom) & (column >= left) & (column < right)
+    own = torch.where(bottom > top, (~inside).float(), lam_S.view(-1, 1, 1, 1))  # a pixel's share of its own photograph
+    return Inputs(torch.lerp(images[reverse], images, own), labels, labels[reverse], lam_S, weights)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import struct
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ _JPEG = b"\xff\xd8\xff"
 _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended and progressive Huffman: what libjpeg decodes
 
 
-class BadSample(Exception):
+class BadSampleError(Exception):
     """A sample that cannot be used; the message is the reason."""
 
 
@@ -45,16 +44,17 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Tensor:
         uint8 tensor [3, H, W].
 
     Raises:
-        BadSample: empty, truncated, corrupt, no image, or larger than `max_pixels`.
+        BadSampleError: empty, truncated, corrupt, no image, or larger than `max_pixels`.
     """
     if not data:
-        raise BadSample("the file is empty")
+        raise BadSampleError("the file is empty")
     try:
         is_jpeg = data.startswith(_JPEG)
         header = _jpeg_header(data) if is_jpeg else _png_header(data) if data.startswith(_PNG) else None
+        if header is not None:
+            _check_size(header.width, header.height, max_pixels)
         if header is None or not header.plain:
             return _decode_any(data, max_pixels)
-        _check_size(header.width, header.height, max_pixels)
         encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         pixels: Tensor
         if is_jpeg:
@@ -62,16 +62,16 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Tensor:
         else:
             pixels = decode_png(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
         return pixels
-    except BadSample:
+    except BadSampleError:
         raise
     except Exception as error:  # decoders raise whatever they like on hostile bytes; all of it means the same here
         reason = str(error).strip().splitlines()
-        raise BadSample(f"cannot be decoded: {reason[0] if reason else type(error).__name__}") from error
+        raise BadSampleError(f"cannot be decoded: {reason[0] if reason else type(error).__name__}") from error
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise BadSample(f"{width}×{height} pixels are more than the limit of {max_pixels}")
+        raise BadSampleError(f"{width} by {height} pixels are more than the limit of {max_pixels}")
 
 
 def _jpeg_header(data: bytes) -> _Header | None:
@@ -103,13 +103,10 @@ def _png_header(data: bytes) -> _Header | None:
 
 
 def _decode_any(data: bytes, max_pixels: int) -> Tensor:
-    with warnings.catch_warnings():
-        # Pillow warns of what is judged here (size, odd metadata). Its own bomb limit is above ours.
-        warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(data)) as image:
-            _check_size(*image.size, max_pixels)
-            upright = ImageOps.exif_transpose(image)
-            return torch.from_numpy(np.array(_to_rgb(upright))).permute(2, 0, 1)
+    with Image.open(io.BytesIO(data)) as image:
+        _check_size(*image.size, max_pixels)
+        upright = ImageOps.exif_transpose(image)
+        return torch.from_numpy(np.array(_to_rgb(upright))).permute(2, 0, 1)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -5,11 +5,12 @@ Training is an endless stream of steps. A step has B slots in L lanes of g = B /
 every lane, so a resume is one integer, and neither ranks nor loader threads appear in any formula.
 
 An epoch e of a source puts its shards in an order of its own and their samples one after the other, at positions
-0 … N−1. Lane i owns positions [⌊iN/L⌋, ⌊(i+1)N/L⌋), permuted within consecutive blocks of `window` samples, and its epochs
-follow each other: it shows each of its samples once, then goes on with the next epoch, when other lanes may not yet.
+0 … N−1. Lane i owns positions [⌊iN/L⌋, ⌊(i+1)N/L⌋), permuted within consecutive blocks of `window` samples, and its
+epochs follow each other: it shows each of its samples once, then goes on with the next epoch, when other lanes may not
+yet.
 
-Randomness comes from the raw output of keyed Philox generators, whose streams are fixed across platforms and releases of
-numpy (what `numpy.random.Generator` makes of them is not).
+Randomness comes from the raw output of keyed Philox generators, whose streams are fixed across platforms and releases
+of numpy (what `numpy.random.Generator` makes of them is not).
 """
 
 from __future__ import annotations
@@ -102,8 +103,8 @@ def rank_slots(size: int, lanes: int, lane_size: int) -> int:
 class LaneOrder:
     """The sample order of one source. Safe to ask from several threads.
 
-    Any question costs about the same anywhere in the stream: the shard order of the epochs around it and the permutation
-    of the windows around it are computed on the first question and kept.
+    Any question costs about the same anywhere in the stream: the shard order of the epochs around it and the
+    permutation of the windows around it are computed on the first question and kept.
 
     Args:
         shard_sizes: samples of each shard, in index order.
@@ -219,7 +220,7 @@ class _Epoch:
         return rows
 
     def _hand(self, place: int) -> tuple[Ints, Ints]:
-        """Shards of the hand at a place of this epoch, in their order, and the position after each one's last sample."""
+        """Shards of the hand at a place of this epoch, in order, and the position after each one's last sample."""
         if place not in self._dealt:
             hand = int(self._hands[place])
             shards = np.arange(hand, len(self._shards.sizes), self._shards.hands, dtype=np.int64)

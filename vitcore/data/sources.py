@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from vitcore import storage
 from vitcore.data.corpus import SPLITS, Corpus, Item, Reject, class_order
-from vitcore.data.tables import TABLES, TableConfig, read_table
+from vitcore.data.ingest_config import TableConfig
+from vitcore.data.tables import TABLES, read_table
 from vitcore.errors import RequestError
 
 _COMPANIONS = frozenset(
@@ -51,7 +52,7 @@ def _read_folder(root: str) -> Corpus:
     found, folders = _walk(root)
     files = [path for path in found if _utf8(path) == path]
     rejects = tuple(Reject(_utf8(path), "its name is not UTF-8") for path in found if _utf8(path) != path)
-    tops = {path.split("/", 1)[0] for path in [*files, *folders] if "/" in path or path in folders}
+    tops = {path.split("/", 1)[0] for path in [*folders, *(file for file in files if "/" in file)]}
     split_of = {top: SPLITS[top.lower()] for top in tops if top.lower() in SPLITS}
     given = bool(tops) and split_of.keys() == tops
     depth = 1 if given else 0  # of the class folder
@@ -85,7 +86,7 @@ def _walk(root: str) -> tuple[list[str], list[str]]:
     if not storage.is_local(root):
         fs, base = storage.filesystem(root)
         found = [str(path)[len(base) :].strip("/") for path in fs.find(base)]
-        return sorted(path for path in found if _candidate(path)), []
+        return sorted(path for path in found if path and _candidate(path)), []
     files: list[str] = []
     folders: list[str] = []
 

@@ -16,25 +16,10 @@ import pyarrow.parquet as pq
 
 from vitcore import storage
 from vitcore.data.corpus import SPLITS, Corpus, Item, Reject, class_order
+from vitcore.data.ingest_config import TableConfig
 from vitcore.errors import RequestError
-from vitcore.recipe import Config
 
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-
-
-class TableConfig(Config):
-    """Columns of a source that is a table. A column left out is taken where the table has one of its usual name."""
-
-    image: str = "image"
-    """Column with the image's path, relative to the table's folder."""
-    label: str | None = None
-    """Column with the class, a name or a whole number; default: `label`."""
-    caption: str | None = None
-    """Column with a caption or a list of captions; default: `caption` or `captions`."""
-    group: str | None = None
-    """Column that keeps its photographs together in one split (a patient, a scene); default: `group`."""
-    split: str | None = None
-    """Column with the given split; default: `split`. Empty cells are assigned by hash."""
 
 
 @dataclass(slots=True)
@@ -78,13 +63,13 @@ def read_table(url: str, config: TableConfig) -> Corpus:
         source = PurePosixPath(image).name if image.startswith("/") else image
         captions = tuple(dict.fromkeys(row.captions))
         items.append(Item(target, source, row.label, captions, row.group, row.split))
-    fields = (
-        "image",
-        *("label" for _ in [0] if "label" in columns),
-        *("captions" for _ in [0] if "caption" in columns),
-    )
+    fields = ["image"]
+    if "label" in columns:
+        fields.append("label")
+    if "caption" in columns:
+        fields.append("captions")
     classes = class_order(item.label for item in items if item.label is not None)
-    return Corpus(url, fields, classes, tuple(items), tuple(rejects))
+    return Corpus(url, tuple(fields), classes, tuple(items), tuple(rejects))
 
 
 def _columns(url: str, names: Sequence[str], config: TableConfig) -> dict[str, str]:
@@ -146,7 +131,7 @@ def _missing(image: str, row: _Row, columns: Mapping[str, str]) -> str | None:
 
 def _outside(url: str, image: str) -> str | None:
     """A table of this machine may name any of its files; one from elsewhere only what lies below its own folder."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", image):
+    if "://" in image:
         return "its path is a URL"
     if storage.is_local(url):
         return None

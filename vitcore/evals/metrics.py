@@ -24,7 +24,7 @@ _ROWS = 4096  # rows of logits turned into probabilities at once: bounds memory 
 
 def predicted(logits: Logits) -> IntArray:
     """The class of each sample's largest logit; the first one where several are equal."""
-    return logits.argmax(axis=1).astype(np.int64)
+    return np.asarray(logits.argmax(axis=1), dtype=np.int64)
 
 
 def top1(labels: IntArray, predictions: IntArray) -> float:

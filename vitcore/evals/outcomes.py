@@ -163,6 +163,4 @@ def _with_classes_first(outcomes: Outcomes, names: Sequence[str]) -> Outcomes:
     columns = np.array([outcomes.classes.index(name) for name in classes])
     position = np.empty_like(columns)
     position[columns] = np.arange(len(columns))
-    return Outcomes(
-        outcomes.keys, position[outcomes.labels], outcomes.logits[:, columns], classes, outcomes.skipped
-    )
+    return Outcomes(outcomes.keys, position[outcomes.labels], outcomes.logits[:, columns], classes, outcomes.skipped)

@@ -51,7 +51,7 @@ class Difference(Estimate):
 
     probability: float
     """Share of resamples in which the first model is the better one, ties counting half: near 1 it is, near 0 the
-    other, near ½ nothing is known. `2 · min(p, 1 − p)` reads like a two-sided p-value."""
+    other, near ½ nothing is known. Twice the smaller of it and its complement reads like a two-sided p-value."""
 
 
 def wilson(hits: int, total: int, level: float = LEVEL) -> Estimate:

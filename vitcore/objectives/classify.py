@@ -13,9 +13,7 @@ from vitcore.recipe import ClassifyConfig
 class Classify(Objective):
     """Cross-entropy between the model's logits [S, K] and the (mixed, smoothed) labels."""
 
-    def __init__(
-        self, config: ClassifyConfig, model: nn.Module, class_counts: list[int], device: torch.device
-    ) -> None:
+    def __init__(self, config: ClassifyConfig, model: nn.Module, class_counts: list[int], device: torch.device) -> None:
         super().__init__(model, device)
         self._config = config
         self._class_weight_K = class_weights(config.class_weight, class_counts, device)

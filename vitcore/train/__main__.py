@@ -1,4 +1,4 @@
-"""Train without any orchestrator: ``python -m vitcore.train request.json`` or ``torchrun -m vitcore.train request.json``.
+"""Train without any orchestrator: ``python -m vitcore.train request.json``, or the same under ``torchrun``.
 
 The request is a `TrainRequest` as JSON; metrics go to `metrics.jsonl` beside the checkpoints' folder when that is
 local, and the result is printed as one line of JSON.

@@ -79,7 +79,8 @@ class CheckpointStore:
                 continue
             if commit["identity"] != self._identity:
                 raise RequestError(
-                    f"{self.url} holds checkpoints of {commit['identity']}, not of {self._identity}; give another folder"
+                    f"{self.url} holds checkpoints of {commit['identity']}, not of {self._identity}; "
+                    "give another folder"
                 )
             data = storage.read(storage.join(self.url, name, "state.safetensors"))
             if hashlib.sha256(data).hexdigest() == commit["sha256"]:

@@ -19,16 +19,15 @@ from torch.nn.parallel import DistributedDataParallel
 from vitcore import storage
 from vitcore.data.batch import Batch, to_inputs
 from vitcore.data.loader import TrainLoader
-from vitcore.data.manifest import Dataset
 from vitcore.duration import parse
-from vitcore.errors import RequestError, WorkError
+from vitcore.errors import WorkError
 from vitcore.models.pretrained import save_pretrained
 from vitcore.objectives import Terms
 from vitcore.sink import NullSink, Sink
 from vitcore.train.checkpoint import CheckpointStore
 from vitcore.train.learner import Learner
 from vitcore.train.optim import learning_rate, scale_and_clip, set_learning_rate
-from vitcore.train.request import TrainRequest, TrainResult
+from vitcore.train.request import TrainRequest, TrainResult, open_dataset
 from vitcore.train.validate import better, validate
 from vitcore.world import World
 
@@ -49,14 +48,16 @@ def train(request: TrainRequest, world: World, sink: Sink) -> TrainResult:
         RequestError: recipe and inputs do not fit together.
         WorkError: the data's error budget is spent, or the loss stayed non-finite.
     """
-    dataset = open_dataset(request)
+    dataset = open_dataset(request.recipe, request.data)
     learner = Learner(request, dataset, world)
     store = CheckpointStore(request.checkpoints, request.identity, request.compute.keep)
     reports: Sink = sink if world.is_main else NullSink()
     checkpoint = store.newest()
     if checkpoint is not None:
         learner.restore(*checkpoint)
-        reports.event(learner.progress.step, "resumed", f"from step {learner.progress.step} with {world.size} worker(s)")
+        reports.event(
+            learner.progress.step, "resumed", f"from step {learner.progress.step} with {world.size} worker(s)"
+        )
     world.barrier()  # nobody may write before everybody has read
     if learner.progress.step < learner.plan.total:
         _run(learner, store, reports)
@@ -68,20 +69,6 @@ def train(request: TrainRequest, world: World, sink: Sink) -> TrainResult:
         metrics=progress.best_metrics,
         skipped=tuple(progress.skipped),
     )
-
-
-def open_dataset(request: TrainRequest) -> Dataset:
-    """The dataset version of a request, with the splits and labels its recipe needs.
-
-    Raises:
-        RequestError: a split is missing or empty, or the dataset has no labels.
-    """
-    dataset = Dataset.open(request.data)
-    dataset.require("label")
-    for split in (request.recipe.data.train_split, request.recipe.eval.split):
-        if dataset.split(split).samples == 0:
-            raise RequestError(f"split {split!r} of {dataset.url} is empty; ingest again with a larger share for it")
-    return dataset
 
 
 def _run(learner: Learner, store: CheckpointStore, sink: Sink) -> None:
@@ -188,8 +175,8 @@ def _account(learner: Learner, update: Update, sink: Sink) -> None:
     seen = progress.step * learner.request.recipe.train.batch_size
     if progress.bad_samples > max(budget * seen, 1 if budget > 0 else 0):
         raise WorkError(
-            f"{progress.bad_samples} of {seen} samples could not be read, more than data.error_budget {budget:g} allows; "
-            f"run `vit check {learner.dataset.url}`"
+            f"{progress.bad_samples} of {seen} samples could not be read, more than data.error_budget {budget:g} "
+            f"allows; run `vit check {learner.dataset.url}`"
         )
     if not update.skipped:
         return

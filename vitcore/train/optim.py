@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from vitcore.recipe import OptimConfig
 
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
     """Groups of equal weight decay and learning-rate scale.
@@ -87,7 +89,9 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
     """Put back what `optimizer_tensors` gave. A parameter without state (it never had a gradient) gets none."""
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            found = {key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors}
+            found = {
+                key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors
+            }
             if found:
                 optimizer.state[parameter] = {
                     key: value if key == "step" else value.to(parameter.device) for key, value in found.items()

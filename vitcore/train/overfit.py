@@ -9,8 +9,8 @@ from vitcore.errors import WorkError
 from vitcore.recipe import Recipe, apply_overrides
 from vitcore.sink import Sink
 from vitcore.train.learner import Learner
-from vitcore.train.loop import open_dataset, optimise
-from vitcore.train.request import TrainRequest
+from vitcore.train.loop import optimise
+from vitcore.train.request import TrainRequest, open_dataset
 from vitcore.world import World
 
 PASS_ACCURACY = 0.99
@@ -31,7 +31,7 @@ def overfit_one_batch(request: TrainRequest, world: World, sink: Sink, *, steps:
         WorkError: the batch was not memorised: the model, the labels or the learning rate are at fault.
     """
     request = request.model_copy(update={"recipe": bare(request.recipe, steps)})
-    learner = Learner(request, open_dataset(request), world)
+    learner = Learner(request, open_dataset(request.recipe, request.data), world)
     recipe = request.recipe
     with TrainLoader(
         learner.dataset,

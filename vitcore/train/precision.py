@@ -37,7 +37,7 @@ class Capabilities:
 
     @staticmethod
     def of(device: torch.device) -> Capabilities:
-        """Ask the hardware. A CPU counts as computing in bf16 only with AMX or AVX512-BF16: without, it is 4× slower."""
+        """Ask the hardware. A CPU computes in bf16 only with AMX or AVX512-BF16: without, bf16 is 4× slower."""
         if device.type == "cuda":
             return Capabilities("cuda", torch.cuda.get_device_capability(device) >= (8, 0))
         return Capabilities("cpu", torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vitcore.data.manifest import DatasetRef
+from vitcore.data.manifest import Dataset, DatasetRef
+from vitcore.errors import RequestError
 from vitcore.recipe import Compute, Config, Recipe
 
 
@@ -36,3 +37,17 @@ class TrainResult(Config):
     """Its validation metrics."""
     skipped: tuple[int, ...] = ()
     """Steps whose update was dropped because loss or gradient was not finite."""
+
+
+def open_dataset(recipe: Recipe, ref: DatasetRef) -> Dataset:
+    """A dataset version with the splits and labels that a recipe needs.
+
+    Raises:
+        RequestError: a split is missing or empty, or the dataset has no labels.
+    """
+    dataset = Dataset.open(ref)
+    dataset.require("label")
+    for split in (recipe.data.train_split, recipe.eval.split):
+        if dataset.split(split).samples == 0:
+            raise RequestError(f"split {split!r} of {dataset.url} is empty; ingest again with a larger share for it")
+    return dataset

@@ -10,7 +10,7 @@ from vitcore.data.loader import EvalLoader
 from vitcore.train.learner import Learner
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def validate(learner: Learner) -> dict[str, float]:
     """Metrics of the (averaged) model on the recipe's validation split, the same on every rank.
 

@@ -1,0 +1,77 @@
+"""A configuration's fields as typed flags: each with its help and the configuration's own value as the default.
+
+tyro would read the pydantic models directly, but then a union becomes a subcommand and a wrong value a pydantic
+traceback in a box. So the models are mirrored as plain dataclasses, of the union members the recipe chose, and what was
+changed is validated by the models afterwards, whose errors are sentences.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
+from vitcore.recipe import Config
+
+
+def mirror(config: Config, *, hide: frozenset[str] = frozenset()) -> type[Any]:
+    """A dataclass with the fields of `config`, its values as defaults.
+
+    Left out are the fields in `hide` and those with only one possible value (`kind`, `schema_version`).
+    """
+    members: list[Any] = []
+    for name, info in type(config).model_fields.items():
+        value = getattr(config, name)
+        if name in hide or _fixed(info.annotation):
+            continue
+        if isinstance(value, Config):
+            nested = mirror(value)
+            about = inspect.cleandoc(type(value).__doc__ or "").partition("\n\n")[0]
+            members.append((name, Annotated[nested, tyro.conf.arg(help=about)], _default(nested())))
+        else:
+            members.append((name, _typed(info.annotation, info.description or ""), _default(value)))
+    return dataclasses.make_dataclass(type(config).__name__, members, frozen=True)
+
+
+def changes(config: Config, edited: Any) -> dict[str, Any]:
+    """Dotted field → JSON value where an instance of `config`'s mirror differs from `config`."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(edited):
+        before, after = getattr(config, field.name), getattr(edited, field.name)
+        if isinstance(before, Config):
+            found.update({f"{field.name}.{name}": value for name, value in changes(before, after).items()})
+        elif before != after:
+            found[field.name] = list(after) if isinstance(after, tuple) else after
+    return found
+
+
+def _typed(annotation: Any, about: str) -> Any:
+    """The annotation tyro reads: `none` is a value of an optional number, spelt as people spell it."""
+    inner = [member for member in get_args(annotation) if member is not NoneType]
+    if get_origin(annotation) not in (Union, UnionType) or len(inner) != 1 or inner[0] not in (int, float, str):
+        return Annotated[annotation, tyro.conf.arg(help=about)]
+    kind = inner[0]
+
+    def read(words: list[str]) -> Any:
+        return None if words[0].lower() == "none" else kind(words[0])
+
+    spec = PrimitiveConstructorSpec[Any](
+        nargs=1,
+        metavar=f"{kind.__name__.upper()}|none",
+        instance_from_str=read,
+        is_instance=lambda value: value is None or isinstance(value, kind),
+        str_from_instance=lambda value: ["none" if value is None else str(value)],
+    )
+    return Annotated[annotation, spec, tyro.conf.arg(help=about)]
+
+
+def _fixed(annotation: Any) -> bool:
+    return get_origin(annotation) is Literal and len(get_args(annotation)) == 1
+
+
+def _default(value: Any) -> Any:
+    return dataclasses.field(default=value)

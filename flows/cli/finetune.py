@@ -1,0 +1,38 @@
+"""`vit finetune`: go on from a trained model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flows.cli import results, training
+from flows.cli.session import Session
+
+ABOUT = "Go on from a trained model, on one's own photographs or at a higher resolution, and register the result."
+EXAMPLES = (
+    "vit finetune finetune_224 --model timm:vit_small_patch16_224 --data data/birds",
+    "vit finetune finetune_384 --model models:/birds@champion --data data/birds",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(training.Options):
+    """The arguments that are not fields of a recipe."""
+
+    model: str
+    """The model to start from: models:/NAME/VERSION, models:/NAME@ALIAS, timm:NAME, torchvision:NAME, or a folder."""
+
+
+def run(argv: list[str], session: Session) -> int:
+    """Run the verb; returns the exit code."""
+    request = training.read("finetune", Options, argv, about=ABOUT, examples=EXAMPLES)
+    if request is None:
+        return 0
+    session.start()
+    from flows.finetune import finetune
+    from flows.request import plan
+
+    options = request.options
+    arguments = {**request.arguments(), "model": options.model}
+    if options.dry_run:
+        return results.show_plan(plan(**arguments), json=options.json)
+    return results.show_trained(finetune(**arguments), json=options.json)

@@ -1,0 +1,107 @@
+"""`vit predict`: classes and probabilities of photographs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from flows.cli import console
+from flows.cli.arguments import parse
+from flows.cli.session import Session
+from vitcore.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vitcore.models import Pretrained
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of the verb."""
+
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
+    """The model: models:/NAME/VERSION, models:/NAME@ALIAS, timm:NAME, torchvision:NAME, or a model's folder."""
+    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE…", help_behavior_hint="(at least one)")]
+    """The photographs."""
+    top: int = 5
+    """Most classes to print of each."""
+    json: bool = False
+    """Print JSON."""
+
+
+def run(argv: list[str], session: Session) -> int:
+    """Run the verb; returns the exit code."""
+    given = parse(
+        Arguments,
+        argv,
+        verb="predict",
+        about="Print the most probable classes of photographs.",
+        examples=("vit predict models:/birds@champion photos/wren.jpg", "vit predict .vit/model photos/*.jpg --json"),
+    )
+    if not given.images:
+        raise RequestError("name at least one photograph: vit predict MODEL IMAGE…")
+    for path in given.images:
+        if not path.is_file():
+            raise RequestError(f"there is no photograph {path}; give the path of an image file")
+    settings = session.start()
+    import torch
+
+    from tasks.models import localize
+    from vitcore.models import load_reference
+
+    model = load_reference(localize(settings.tracking_uri, settings.home / "models", given.model))
+    images_BCHW = torch.stack([_read(path, model) for path in given.images])
+    probabilities_BK = _probabilities(model, images_BCHW)
+    names = model.card.classes or tuple(str(index) for index in range(model.card.num_classes))
+    top = probabilities_BK.topk(min(max(1, given.top), len(names)))
+    answers = [
+        (path, [(names[index], value) for index, value in zip(indices, values, strict=True)])
+        for path, indices, values in zip(given.images, top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
+    if given.json:
+        console.as_json([{"image": str(path), "classes": dict(classes)} for path, classes in answers])
+        return 0
+    rows = [
+        (path if not rank else "", name, f"{value:.3f}")
+        for path, found in answers
+        for rank, (name, value) in enumerate(found)
+    ]
+    console.table(("image", "class", "probability"), rows)
+    return 0
+
+
+def _read(path: Path, model: Pretrained) -> Tensor:
+    """The photograph as evaluation sees it: uint8 [3, H, W].
+
+    Raises:
+        RequestError: no image, or a broken one.
+    """
+    import torch
+
+    from vitcore.data.augment import evaluation_view
+    from vitcore.data.decode import BadSampleError, decode
+
+    size = model.card.image_size
+    try:
+        pixels = decode(path.read_bytes())
+    except (BadSampleError, OSError) as error:
+        raise RequestError(f"{path} cannot be read as a photograph: {error}") from None
+    view_CHW = torch.empty(3, size, size, dtype=torch.uint8)
+    evaluation_view(pixels, view_CHW, model.card.resize or round(size / 0.875))
+    return view_CHW
+
+
+def _probabilities(model: Pretrained, images_BCHW: Tensor) -> Tensor:
+    """Class probabilities (B, K)."""
+    import torch
+
+    from vitcore.objectives.objective import Normalize
+
+    normalize = Normalize(model.model.config, images_BCHW.device)
+    with torch.inference_mode():
+        logits_BK: Tensor = model.model(normalize(images_BCHW.float() / 255))
+    return logits_BK.softmax(dim=-1)

@@ -1,0 +1,28 @@
+"""`vit pretrain`: train a recipe from scratch."""
+
+from __future__ import annotations
+
+from flows.cli import results, training
+from flows.cli.session import Session
+
+ABOUT = "Train a recipe from scratch on a dataset and register the model."
+EXAMPLES = (
+    'vit pretrain vit_s16 --data data/birds --train.duration "90 epochs"',
+    "vit pretrain vit_tiny_cpu --data data/cifar10 --optim.lr 5e-4 --compute.workers 2",
+    "vit pretrain vit_tiny_cpu --data data/cifar10 --dry-run",
+)
+
+
+def run(argv: list[str], session: Session) -> int:
+    """Run the verb; returns the exit code."""
+    request = training.read("pretrain", training.Options, argv, about=ABOUT, examples=EXAMPLES)
+    if request is None:
+        return 0
+    session.start()
+    from flows.pretrain import pretrain
+    from flows.request import plan
+
+    options = request.options
+    if options.dry_run:
+        return results.show_plan(plan(**request.arguments()), json=options.json)
+    return results.show_trained(pretrain(**request.arguments()), json=options.json)

@@ -1,0 +1,31 @@
+"""A student learns from a teacher and becomes a registered model version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.request import run, training
+from tasks.on_mlflow.registry import ModelVersion
+from tasks.settings import load
+from vitcore.recipe import Compute
+
+
+@flow(name="distill", flow_run_name="distill {recipe}")
+def distill(
+    recipe: str,
+    data: str,
+    teacher: str,
+    overrides: dict[str, Any] | None = None,
+    compute: Compute | None = None,
+    name: str | None = None,
+    fresh: bool = False,
+    overfit_one_batch: bool = False,
+) -> ModelVersion | dict[str, float]:
+    """Train `recipe` on `data` with `teacher` to follow, and register the model.
+
+    With `overfit_one_batch` nothing is registered: the answer is how well one batch was memorised.
+    """
+    stage = training(recipe, data, load(), overrides=overrides, compute=compute, name=name, teacher=teacher)
+    return run(stage, fresh=fresh, overfit_one_batch=overfit_one_batch)

@@ -1,0 +1,31 @@
+"""A model continued on a dataset, often at another resolution, becomes a registered model version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.request import run, training
+from tasks.on_mlflow.registry import ModelVersion
+from tasks.settings import load
+from vitcore.recipe import Compute
+
+
+@flow(name="finetune", flow_run_name="finetune {recipe}")
+def finetune(
+    recipe: str,
+    data: str,
+    model: str,
+    overrides: dict[str, Any] | None = None,
+    compute: Compute | None = None,
+    name: str | None = None,
+    fresh: bool = False,
+    overfit_one_batch: bool = False,
+) -> ModelVersion | dict[str, float]:
+    """Continue `model` on `data` by `recipe`, and register the result.
+
+    With `overfit_one_batch` nothing is registered: the answer is how well one batch was memorised.
+    """
+    stage = training(recipe, data, load(), overrides=overrides, compute=compute, name=name, model=model)
+    return run(stage, fresh=fresh, overfit_one_batch=overfit_one_batch)

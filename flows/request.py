@@ -1,0 +1,79 @@
+"""From what a person asks for (a recipe's name, URLs, references) to a training with everything pinned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.models import resolve
+from tasks.on_mlflow.registry import ModelVersion
+from tasks.settings import Settings, load
+from tasks.stages import StagePlan
+from tasks.train import TrainStage, overfit_model, plan_training, train_model
+from vitcore.data.manifest import Dataset
+from vitcore.errors import RequestError
+from vitcore.recipe import Compute, DistillConfig, ParentConfig, apply_overrides
+from vitcore.recipes import find
+from vitcore.train.request import open_dataset
+
+
+def training(
+    recipe: str,
+    data: str,
+    settings: Settings,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    compute: Compute | None = None,
+    name: str | None = None,
+    model: str | None = None,
+    teacher: str | None = None,
+) -> TrainStage:
+    """Validate a request and pin what it names: the dataset's version, aliases of models.
+
+    Args:
+        recipe: name of a recipe.
+        data: URL of a dataset.
+        settings: where models are looked up.
+        overrides: dotted field of the recipe → value.
+        compute: default: `Compute()`.
+        name: registered model; default: the last part of the dataset's URL.
+        model: reference to start from.
+        teacher: reference to distil from.
+    Raises:
+        RequestError: something named does not exist or does not fit; nothing has been started.
+    """
+    chosen = apply_overrides(find(recipe), dict(overrides or {}))
+    dataset = open_dataset(chosen, Dataset.open(data).ref)
+    if isinstance(chosen.model, ParentConfig) and model is None:
+        raise RequestError(
+            f"recipe {recipe!r} continues another model; run: vit finetune {recipe} --model REF --data {data}"
+        )
+    if isinstance(chosen.objective, DistillConfig) != (teacher is not None):
+        verb = "distill" if teacher is None else "pretrain"
+        raise RequestError(f"recipe {recipe!r} is for `vit {verb}`; `vit recipes` says which verb each belongs to")
+    return TrainStage(
+        name=name or dataset.url.rstrip("/").rsplit("/", 1)[-1],
+        recipe=chosen,
+        compute=compute or Compute(),
+        data=dataset.ref,
+        init=None if model is None else resolve(model, settings),
+        teacher=None if teacher is None else resolve(teacher, settings),
+    )
+
+
+def run(stage: TrainStage, *, fresh: bool, overfit_one_batch: bool) -> ModelVersion | dict[str, float]:
+    """Train, or try whether one batch can be memorised; what the three training flows have in common."""
+    if overfit_one_batch:
+        return overfit_model(stage, load())
+    return train_model(stage, load(), fresh=fresh)
+
+
+def plan(
+    recipe: str, data: str, *, fresh: bool = False, overfit_one_batch: bool = False, **request: Any
+) -> list[StagePlan]:
+    """What a training flow would do with the same arguments."""
+    settings = load()
+    stage = training(recipe, data, settings, **request)
+    if overfit_one_batch:
+        return [StagePlan(f"overfit {recipe}", "", "run", "one batch is memorised, nothing is registered")]
+    return [plan_training(stage, settings, fresh=fresh)[0]]

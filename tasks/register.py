@@ -1,0 +1,161 @@
+"""Register a trained model with all that says what it is, and keep its card in step with what is known of it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import vitcore
+from tasks.models import ModelRef, localize, resolve
+from tasks.on_mlflow import models as logged
+from tasks.on_mlflow import registry, runs
+from tasks.on_mlflow.card import Card, Score, markdown, summary
+from tasks.on_mlflow.registry import DATASET, DIGEST, PARENT, TEACHER, ModelVersion
+from tasks.settings import Settings, load
+from vitcore.data.manifest import Dataset, DatasetRef
+from vitcore.data.reader import Reader
+from vitcore.evals.report import Report
+from vitcore.models.pretrained import Pretrained, load_pretrained
+from vitcore.recipe import Recipe, digest
+
+RECIPE = "vit.recipe"
+"""Tag with the name of the recipe."""
+RECIPE_DIGEST = "vit.recipe_digest"
+"""Tag with the digest of the recipe as it was run."""
+DATA_URL = "vit.dataset_url"
+"""Tag with the URL of the dataset."""
+GIT = "vit.git"
+"""Tag with the commit of the code."""
+CARD_FILE = "model_card.md"
+_SMALL_SPLIT = 2000
+_KINDS = {"vit": "ViT", "deit": "DeiT", "cnn": "CNN"}
+
+
+def fetch_model(ref: str) -> Path | str:
+    """The folder (or public reference) of a model, for a command that only reads it."""
+    settings = load()
+    return localize(settings.tracking_uri, settings.home / "models", resolve(ref, settings).ref)
+
+
+def provenance(recipe: Recipe, data: DatasetRef, init: ModelRef | None, teacher: ModelRef | None) -> dict[str, str]:
+    """Tags that say what something was made from; the same on a run and on a version."""
+    tags = {
+        RECIPE: recipe.name,
+        RECIPE_DIGEST: digest(recipe.identity_parts()),
+        DATASET: data.digest,
+        DATA_URL: data.url,
+        GIT: code_version(),
+    }
+    if init is not None:
+        tags[PARENT] = init.ref
+    if teacher is not None:
+        tags[TEACHER] = teacher.ref
+    return tags
+
+
+def register_model(
+    settings: Settings,
+    folder: Path,
+    *,
+    name: str,
+    identity: str,
+    run_id: str,
+    recipe: Recipe,
+    data: Dataset,
+    init: ModelRef | None,
+    teacher: ModelRef | None,
+    fresh: bool,
+) -> ModelVersion:
+    """Log the model of a finished training and register it; the same identity gives the same version."""
+    model = load_pretrained(folder)
+    with Reader(data, recipe.eval.split) as reader:
+        example = reader.read(0)
+    model_uri = logged.log_model(settings.tracking_uri, run_id, folder, example)
+    tags = {**provenance(recipe, data.ref, init, teacher), DIGEST: model.digest}
+    card = _card(name, model, tags, scores=(), split="not evaluated yet", remarks=())
+    version = registry.register(
+        settings.tracking_uri,
+        name=name,
+        identity=identity,
+        run_id=run_id,
+        model_uri=model_uri,
+        tags=tags,
+        description=summary(card),
+        fresh=fresh,
+    )
+    runs.log_text(settings.tracking_uri, run_id, CARD_FILE, markdown(card, version.uri))
+    return version
+
+
+def describe(settings: Settings, version: ModelVersion, model: Pretrained, report: Report) -> None:
+    """Bring the version's description and card up to date with an evaluation of a held-out split."""
+    scores = tuple(
+        Score(metric.replace("_", " "), estimate.value, estimate.low, estimate.high)
+        for metric, estimate in report.metrics.items()
+    )
+    remarks = []
+    if report.samples < _SMALL_SPLIT:
+        remarks.append(f"{report.samples} photographs are few: differences smaller than the intervals mean nothing.")
+    card = _card(
+        version.name,
+        model,
+        version.tags,
+        scores=scores,
+        split=f"{report.split} ({report.samples:,} photographs)",
+        remarks=tuple(remarks),
+    )
+    registry.describe_version(settings.tracking_uri, version, summary(card))
+    runs.log_text(settings.tracking_uri, version.run_id, CARD_FILE, markdown(card, version.uri))
+    metrics = {f"{report.split}/{metric}": f"{estimate.value:.4f}" for metric, estimate in report.metrics.items()}
+    registry.tag_version(settings.tracking_uri, version, metrics)
+
+
+def code_version() -> str:
+    """Commit of the checkout this runs from, with ``-dirty`` for uncommitted changes; else the release."""
+    command = ["git", "-C", str(Path(vitcore.__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return vitcore.__version__
+    return found.stdout.strip() or vitcore.__version__
+
+
+def _card(
+    name: str,
+    model: Pretrained,
+    tags: Mapping[str, str],
+    *,
+    scores: tuple[Score, ...],
+    split: str,
+    remarks: tuple[str, ...],
+) -> Card:
+    card, recipe = model.card, model.card.recipe
+    config = card.model
+    shape = (
+        f"{config.name}"
+        if config.kind == "cnn"
+        else f"patch {config.patch}, width {config.width}, depth {config.depth}"
+    )
+    train = recipe.train if recipe else None
+    return Card(
+        name=name,
+        task=f"Classifies photographs into {len(card.classes)} classes: {', '.join(card.classes[:10])}.",
+        architecture=f"{_KINDS[config.kind]}, {shape}",
+        classes=card.classes,
+        parameters=sum(parameter.numel() for parameter in model.model.parameters()),
+        image_size=card.image_size,
+        recipe=tags.get(RECIPE, ""),
+        recipe_digest=tags.get(RECIPE_DIGEST, ""),
+        training=f"{train.duration}, batch {train.batch_size}, AdamW, seed {train.seed}" if train else "",
+        dataset=tags.get(DATA_URL, ""),
+        dataset_digest=tags.get(DATASET, ""),
+        split=split,
+        scores=scores,
+        parent=tags.get(PARENT),
+        teacher=tags.get(TEACHER),
+        remarks=remarks,
+        intended_use="Photographs like those it was trained on; scores say nothing about others.",
+        limits=("It always answers with one of its classes, also for photographs of something else.",),
+        git=tags.get(GIT, ""),
+    )

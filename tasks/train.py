@@ -1,0 +1,195 @@
+"""Train: a recipe and its inputs become a registered model version, once for each identity."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from prefect import task
+
+from tasks import register
+from tasks.models import ModelRef, localize
+from tasks.on_mlflow import runs
+from tasks.on_mlflow.registry import ModelVersion, find
+from tasks.on_mlflow.sink import MlflowSink
+from tasks.on_ray.cluster import connected
+from tasks.on_ray.mailbox import Message
+from tasks.on_ray.train import fit, overfit
+from tasks.progress import Track
+from tasks.settings import Settings
+from tasks.stages import StagePlan
+from tasks.story import tell, track
+from vitcore import storage
+from vitcore.data.manifest import Dataset, DatasetRef
+from vitcore.errors import WorkError
+from vitcore.evals.figures import training_curves
+from vitcore.recipe import Compute, Config, Recipe, flatten, identity
+from vitcore.train.request import TrainRequest, TrainResult
+
+STAGE_VERSION = 1
+"""Raised when the same recipe and inputs would give other weights."""
+_SHOWN = ("train/loss", "train/top1", "train/images_per_s")
+
+
+class TrainStage(Config):
+    """A training with everything it depends on pinned."""
+
+    name: str
+    """Registered model its product becomes a version of; also the MLflow experiment."""
+    recipe: Recipe
+    compute: Compute
+    data: DatasetRef
+    init: ModelRef | None = None
+    """Model it starts from."""
+    teacher: ModelRef | None = None
+    """Model it is distilled from."""
+
+    @property
+    def identity(self) -> str:
+        """Name of its product: recipe and inputs, not where and how it runs."""
+        inputs = {
+            "data": self.data.digest,
+            "init": self.init.digest if self.init else None,
+            "teacher": self.teacher.digest if self.teacher else None,
+        }
+        return identity("train", STAGE_VERSION, self.recipe.identity_parts(), inputs)
+
+    def request(self, checkpoints: str) -> TrainRequest:
+        """What the workers are asked."""
+        return TrainRequest(
+            recipe=self.recipe,
+            compute=self.compute,
+            data=self.data,
+            init=self.init.ref if self.init else None,
+            teacher=self.teacher.ref if self.teacher else None,
+            checkpoints=checkpoints,
+            identity=self.identity,
+        )
+
+
+def plan_training(stage: TrainStage, settings: Settings, *, fresh: bool) -> tuple[StagePlan, ModelVersion | None]:
+    """What `train_model` would do, and the product if it is there."""
+    verb = f"train {stage.recipe.name}"
+    version = trained(stage, settings)
+    if version is None:
+        return StagePlan(verb, stage.identity, "run", "no finished run has this recipe and these inputs"), None
+    if fresh:
+        return StagePlan(verb, stage.identity, "run", f"asked for again; {version.uri} stays"), None
+    return StagePlan(verb, stage.identity, "done", f"{version.uri} is its product"), version
+
+
+def trained(stage: TrainStage, settings: Settings) -> ModelVersion | None:
+    """The stage's product, if a finished run committed it."""
+    finished = runs.find_finished(settings.tracking_uri, stage.name, stage.identity)
+    return find(settings.tracking_uri, stage.name, stage.identity) if finished else None
+
+
+@task(name="train", task_run_name="train {stage.recipe.name}")
+def train_model(stage: TrainStage, settings: Settings, *, fresh: bool = False) -> ModelVersion:
+    """The model version of a stage: the existing one, or trained now, continued from the newest checkpoint.
+
+    Raises:
+        RequestError: recipe, data and models do not fit together.
+        WorkError: training failed for good; the next call continues it.
+    """
+    version = None if fresh else trained(stage, settings)
+    if version is not None:
+        tell(settings, f"train {stage.recipe.name}: done before, {version.uri}")
+        return version
+    run_id = _open_run(stage, settings, fresh=fresh)
+    checkpoints = storage.join(settings.checkpoints, stage.identity, run_id)
+    try:
+        result = _fit(stage, settings, run_id, checkpoints)
+        version = _commit(stage, settings, run_id, result, fresh=fresh)
+    except BaseException as error:
+        killed = not isinstance(error, Exception)
+        runs.fail(settings.tracking_uri, run_id, str(error) or "interrupted", "KILLED" if killed else "FAILED")
+        raise
+    runs.finish(settings.tracking_uri, run_id)
+    storage.remove(checkpoints)  # the model is in the registry; nothing will continue this run
+    best = result.metrics[stage.recipe.eval.metric]
+    tell(settings, f"train {stage.recipe.name}: {version.uri}, {stage.recipe.eval.metric} {best:.3f} on validation")
+    return version
+
+
+@task(name="overfit one batch", task_run_name="overfit {stage.recipe.name}")
+def overfit_model(stage: TrainStage, settings: Settings) -> dict[str, float]:
+    """Memorise one batch and register nothing; see `vitcore.train.overfit`."""
+    request = stage.request(str(settings.home / "overfit"))
+    to_folder = partial(localize, settings.tracking_uri, settings.home / "models")
+    with connected(settings), track(settings, f"overfit {stage.recipe.name}", None, "steps") as shown:
+        return overfit(request, settings, localize=to_folder, listener=partial(_show, shown, settings))
+
+
+def _open_run(stage: TrainStage, settings: Settings, *, fresh: bool) -> str:
+    run_id = runs.open_run(
+        settings.tracking_uri,
+        experiment=stage.name,
+        identity=stage.identity,
+        name=stage.recipe.name,
+        params={
+            **flatten(stage.recipe),
+            **{f"compute.{name}": value for name, value in flatten(stage.compute).items()},
+        },
+        tags=register.provenance(stage.recipe, stage.data, stage.init, stage.teacher),
+        fresh=fresh,
+    )
+    runs.log_dataset(
+        settings.tracking_uri,
+        run_id,
+        name=stage.name,
+        digest=stage.data.digest,
+        url=stage.data.url,
+        role="training",
+    )
+    return run_id
+
+
+def _fit(stage: TrainStage, settings: Settings, run_id: str, checkpoints: str) -> TrainResult:
+    request = stage.request(checkpoints)
+    make_sink = partial(MlflowSink, settings.tracking_uri, run_id, spool=settings.home / "spool")
+    to_folder = partial(localize, settings.tracking_uri, settings.home / "models")
+    with connected(settings), track(settings, f"train {stage.recipe.name}", None, "steps") as shown:
+        return fit(request, settings, make_sink=make_sink, localize=to_folder, listener=partial(_show, shown, settings))
+
+
+def _show(shown: Track, settings: Settings, message: Message) -> None:
+    """A message of the workers, on the progress bar or as a line of the story."""
+    if "total" in message:
+        metrics = {name.partition("/")[2]: message["metrics"][name] for name in _SHOWN if name in message["metrics"]}
+        shown.update(message["step"], message["total"], **(metrics or message["metrics"]))
+    elif message["event"] in ("resumed", "skipped"):
+        tell(settings, f"{message['event']}: {message['detail']}")
+
+
+def _commit(stage: TrainStage, settings: Settings, run_id: str, result: TrainResult, *, fresh: bool) -> ModelVersion:
+    """Log figures and model, register the version. Each part is idempotent: a kill in between repeats it."""
+    if not result.metrics:
+        raise WorkError(f"training {stage.recipe.name} ended without a validated model")
+    validation = f"val/{stage.recipe.eval.metric}"
+    rows = runs.history(settings.tracking_uri, run_id, ("train/loss", validation))
+    curves = training_curves({stage.recipe.name: rows}, validation=validation)
+    runs.log_figures(settings.tracking_uri, run_id, {"training_curves": curves})
+    runs.log_metrics(
+        settings.tracking_uri,
+        run_id,
+        {f"best/{name}": value for name, value in result.metrics.items()},
+        step=result.best_step,
+    )
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for name in ("model.safetensors", "config.json"):
+            (folder / name).write_bytes(storage.read(storage.join(result.model, name)))
+        return register.register_model(
+            settings,
+            folder,
+            name=stage.name,
+            identity=stage.identity,
+            run_id=run_id,
+            recipe=stage.recipe,
+            data=Dataset.open(stage.data),
+            init=stage.init,
+            teacher=stage.teacher,
+            fresh=fresh,
+        )

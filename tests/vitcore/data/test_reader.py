@@ -1,0 +1,137 @@
+"""Bytes of samples, local and remote, and what is said of those that are not there."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from vitcore import storage
+from vitcore.data import reader as reader_module
+from vitcore.data.decode import BadSampleError
+from vitcore.data.manifest import Dataset
+from vitcore.data.reader import Reader
+from vitcore.errors import WorkError
+
+
+def digests(reader: Reader) -> list[bytes]:
+    return [hashlib.sha256(reader.read(sample)).digest() for sample in range(len(reader.index))]
+
+
+@pytest.fixture
+def remote(make_dataset: Callable[..., Dataset], tmp_path: Path) -> Iterator[Dataset]:
+    make_dataset(tmp_path, [5, 2])
+    store = fsspec.filesystem("memory")
+    store.put(f"{tmp_path}/", "/reader", recursive=True)
+    yield Dataset.open("memory://reader")
+    store.rm("/reader", recursive=True)
+
+
+def test_every_sample_is_what_was_indexed_with_few_files_open(uneven: Dataset) -> None:
+    with Reader(uneven, "train", open_files=2) as reader:
+        expected = [row.tobytes() for row in reader.index.hashes]
+        assert digests(reader) == expected
+        assert len(reader._files) == 2
+
+
+def test_threads_share_a_reader_that_keeps_one_file_open(uneven: Dataset) -> None:
+    wrong: list[int] = []
+    with warnings.catch_warnings(), Reader(uneven, "train", open_files=1) as reader:
+        warnings.simplefilter("error")
+        expected = [row.tobytes() for row in reader.index.hashes]
+
+        def work(first: int) -> None:
+            for sample in range(first, 203, 4):
+                pair = (sample, 202 - sample)
+                wrong.extend(n for n in pair if hashlib.sha256(reader.read(n)).digest() != expected[n])
+
+        threads = [threading.Thread(target=work, args=(first,)) for first in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+
+
+def test_a_shard_that_is_gone_or_cut_short_gives_bad_samples(
+    make_dataset: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    dataset = make_dataset(tmp_path, [4, 4, 4])
+    (tmp_path / "train" / "00000.tar").unlink()
+    cut = tmp_path / "train" / "00001.tar"
+    index = dataset.index("train")
+    cut.write_bytes(cut.read_bytes()[: int(index.offsets[6]) + 10])
+    with Reader(dataset, "train") as reader:
+        with pytest.raises(BadSampleError, match="missing"):
+            reader.read(0)
+        assert len(reader.read(5)) == index.sizes[5]
+        with pytest.raises(BadSampleError, match="ends before"):
+            reader.read(6)
+        with pytest.raises(BadSampleError, match="ends before"):
+            reader.read(7)
+        assert len(reader.read(8)) == index.sizes[8]
+
+
+def test_remote_shards_are_read_by_range(remote: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = storage.read_range
+
+    def read_range(url: str, start: int, stop: int) -> bytes:
+        asked.append(stop - start)
+        return real(url, start, stop)
+
+    monkeypatch.setattr(storage, "read_range", read_range)
+    with Reader(remote, "train") as reader:
+        assert digests(reader) == [row.tobytes() for row in reader.index.hashes]
+        assert asked == reader.index.sizes.tolist()
+
+
+def test_remote_bytes_are_verified(remote: Dataset) -> None:
+    store = fsspec.filesystem("memory")
+    path = "/reader/train/00000.tar"
+    index = remote.index("train")
+    data = bytearray(store.cat_file(path))
+    data[int(index.offsets[3]) + 30] ^= 1
+    store.pipe_file(path, bytes(data))
+    with Reader(remote, "train") as reader:
+        reader.read(2)
+        with pytest.raises(BadSampleError, match="not those that were indexed"):
+            reader.read(3)
+
+
+def test_a_store_that_stumbles_is_asked_again_and_one_that_is_down_fails_the_work(
+    remote: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = storage.read_range, [OSError("503"), OSError("reset")]
+
+    def stumble(url: str, start: int, stop: int) -> bytes:
+        if failures:
+            raise failures.pop()
+        return real(url, start, stop)
+
+    monkeypatch.setattr(reader_module, "_FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(storage, "read_range", stumble)
+    with Reader(remote, "train") as reader:
+        assert reader.read(0)
+        failures.extend(OSError("503") for _ in range(9))
+        with pytest.raises(WorkError, match="could not be read in 4 tries: 503"):
+            reader.read(0)
+
+
+def test_a_remote_shard_that_is_gone_gives_bad_samples_at_once(remote: Dataset) -> None:
+    fsspec.filesystem("memory").rm("/reader/train/00001.tar")
+    with Reader(remote, "train") as reader, pytest.raises(BadSampleError, match="missing"):
+        reader.read(6)
+
+
+def test_a_dataset_that_moved_is_read_where_it_is(make_dataset: Callable[..., Dataset], tmp_path: Path) -> None:
+    make_dataset(tmp_path / "here", [3])
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    with Reader(Dataset.open(str(tmp_path / "there")), "train") as reader:
+        assert digests(reader) == [row.tobytes() for row in reader.index.hashes]

@@ -1,0 +1,230 @@
+"""Batches assembled by threads, handed out in order: what the loaders for training and evaluation share.
+
+A batch in the making (`Assembly`) is cut into pieces; threads take pieces from one queue, over several batches at a
+time, and the thread that ends the last piece of a batch completes it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from vitcore.data.batch import Batch, Mix
+from vitcore.data.decode import BadSampleError, decode
+from vitcore.data.reader import Reader
+from vitcore.errors import WorkError
+
+Transform = Callable[[Tensor, Tensor], None]
+"""From a decoded photograph [3, H, W] into its place in the batch, both uint8."""
+
+
+class Assembly:
+    """A batch whose samples are still arriving. Slots start with weight 0 and get weight 1 as they are filled.
+
+    Args:
+        step: number of the batch.
+        reader: where samples come from.
+        slots: S.
+        lane_size: g.
+        image_size: side of the images, in pixels.
+    """
+
+    def __init__(self, step: int, reader: Reader, slots: int, lane_size: int, image_size: int) -> None:
+        self.step = step
+        self.pieces: list[Callable[[], None]] = []
+        """Fill all slots between them, in any order."""
+        self.mix: Callable[[Tensor], Mix | None] = lambda weights_S: None
+        """Called with the weights once they are known."""
+        self.batch: Batch | None = None
+        self.error: BaseException | None = None
+        self.done = threading.Event()
+        self._reader = reader
+        self._lane_size = lane_size
+        self._images_SCHW = torch.empty(
+            (slots, 3, image_size, image_size), dtype=torch.uint8, pin_memory=torch.cuda.is_available()
+        )
+        self._labels_S = torch.full((slots,), -1, dtype=torch.int64)
+        self._weights_S = torch.zeros(slots)
+        self._samples_S = torch.full((slots,), -1, dtype=torch.int64)
+        self._bad: dict[int, str] = {}
+        self._open_pieces = 0
+        self._lock = threading.Lock()
+
+    def pad(self, first: int) -> None:
+        """Leave the slots from `first` on empty."""
+        self._images_SCHW[first:] = 0
+
+    def fill(self, slot: int, sample: int, transform: Transform) -> None:
+        """Read a sample into a slot; a bad one leaves zeros and weight 0 there, and its key in `Batch.bad`."""
+        index = self._reader.index
+        self._samples_S[slot] = sample
+        self._labels_S[slot] = int(index.labels[sample])
+        try:
+            transform(decode(self._reader.read(sample)), self._images_SCHW[slot])
+        except BadSampleError:
+            self._images_SCHW[slot] = 0
+            with self._lock:
+                self._bad[slot] = str(index.keys[sample])
+        else:
+            self._weights_S[slot] = 1
+
+    def begin(self) -> list[Callable[[], None]]:
+        """The pieces, after which `end_piece` is due once for each."""
+        pieces = self.pieces or [lambda: None]  # a rank may have nothing but padding
+        self._open_pieces = len(pieces)
+        return pieces
+
+    def end_piece(self, error: BaseException | None) -> None:
+        """Note that a piece was done, or what went wrong; the last one completes the batch."""
+        with self._lock:
+            self._open_pieces -= 1
+            self.error = self.error or error
+            if self._open_pieces:
+                return
+        if self.error is None:
+            try:
+                self.batch = self._complete()
+            except Exception as problem:
+                self.error = problem
+        self.done.set()
+
+    def _complete(self) -> Batch:
+        return Batch(
+            step=self.step,
+            images_SCHW=self._images_SCHW,
+            labels_S=self._labels_S,
+            weights_S=self._weights_S,
+            samples_S=self._samples_S,
+            lane_size=self._lane_size,
+            mix=self.mix(self._weights_S),
+            bad=tuple(self._bad[slot] for slot in sorted(self._bad)),
+        )
+
+
+class Pipeline:
+    """Iterator over the batches of consecutive steps.
+
+    Args:
+        plan: the assembly of a step, its pieces not yet begun.
+        start: first step.
+        stop: step after the last; None: endless.
+        threads: 0 works in the caller's thread, when a batch is asked for.
+        depth: batches in the making while the caller is busy with another.
+    """
+
+    def __init__(
+        self, plan: Callable[[int], Assembly], start: int, stop: int | None, *, threads: int, depth: int
+    ) -> None:
+        self.wait_s = 0.0
+        """Seconds the caller has waited so far."""
+        self._plan, self._next, self._stop = plan, start, stop
+        self._depth = max(1, depth)
+        self._ahead: deque[Assembly] = deque()
+        self._work: queue.SimpleQueue[tuple[Assembly, Callable[[], None]] | None] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._threads = [
+            threading.Thread(target=_serve, args=(self._work, self._closed), name=f"loader-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        asked = time.perf_counter()
+        try:
+            batch = self._take()
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self.wait_s += time.perf_counter() - asked
+        return batch
+
+    def close(self) -> None:
+        """Stop the threads, after the sample each is at. What was in the making is lost."""
+        self._closed.set()
+        for _ in self._threads:
+            self._work.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        for assembly in self._ahead:
+            assembly.done.set()  # nobody will: let a consumer in another thread go
+
+    def _take(self) -> Batch:
+        if self._closed.is_set():
+            raise StopIteration
+        if not self._threads:
+            return self._take_alone()
+        self._look_ahead(self._depth)
+        if not self._ahead:
+            raise StopIteration
+        assembly = self._ahead[0]
+        assembly.done.wait()
+        self._ahead.popleft()
+        if not self._closed.is_set():
+            self._look_ahead(self._depth)
+        return self._result(assembly)
+
+    def _take_alone(self) -> Batch:
+        if self._next == self._stop:
+            raise StopIteration
+        assembly = self._plan(self._next)
+        self._next += 1
+        for piece in assembly.begin():
+            _do(assembly, piece)
+        return self._result(assembly)
+
+    def _look_ahead(self, depth: int) -> None:
+        while len(self._ahead) < depth and self._next != self._stop:
+            assembly = self._plan(self._next)
+            self._next += 1
+            self._ahead.append(assembly)
+            for piece in assembly.begin():
+                self._work.put((assembly, piece))
+
+    def _result(self, assembly: Assembly) -> Batch:
+        if assembly.error is not None:
+            raise assembly.error
+        if assembly.batch is None:
+            raise WorkError("the loader was closed while a batch was waited for")
+        return assembly.batch
+
+
+def _do(assembly: Assembly, piece: Callable[[], None]) -> None:
+    try:
+        piece()
+    except BaseException as error:
+        assembly.end_piece(error)
+    else:
+        assembly.end_piece(None)
+
+
+def _serve(work: queue.SimpleQueue[tuple[Assembly, Callable[[], None]] | None], closed: threading.Event) -> None:
+    _stay_on_one_core()
+    while (item := work.get()) is not None:
+        if not closed.is_set():
+            _do(*item)
+
+
+def _stay_on_one_core() -> None:
+    """Keep this thread's tensor operations from starting threads of their own.
+
+    OpenMP gives every thread that calls it a team. `torch.set_num_threads` would set MKL's number for the whole
+    process, thus for the training; OpenMP's own call is for the calling thread only.
+    """
+    torch.get_num_threads()  # torch sets the thread's number on first use: let it, before
+    try:
+        ctypes.CDLL(None).omp_set_num_threads(1)
+    except (OSError, AttributeError):  # another OpenMP, or none in sight: more threads than needed, same result
+        return

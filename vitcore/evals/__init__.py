@@ -1,0 +1,1 @@
+"""What a trained model is worth: outcomes, metrics with intervals, figures, and the gate."""

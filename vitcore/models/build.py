@@ -1,0 +1,80 @@
+"""From a configuration to a model: with fresh weights, or with given ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vitcore.errors import RequestError
+from vitcore.models.classifier import Classifier
+from vitcore.models.cnn import Cnn
+from vitcore.models.deit import DeiT
+from vitcore.models.vit import VisionTransformer
+from vitcore.recipe import CnnConfig, DeitConfig, VitConfig
+
+_NAMED = 6
+
+
+def build(config: VitConfig | DeitConfig | CnnConfig, *, num_classes: int, image_size: int) -> Classifier:
+    """A model with freshly drawn weights (from torch's global generator).
+
+    Args:
+        config: the architecture.
+        num_classes: length of a row of logits.
+        image_size: height and width of an input, in pixels.
+    Raises:
+        RequestError: the configuration cannot be built (unknown network, patch that does not divide the image).
+    """
+    if isinstance(config, CnnConfig):
+        return Cnn(config, num_classes, image_size)
+    if isinstance(config, DeitConfig):
+        return DeiT(config, num_classes, image_size)
+    return VisionTransformer(config, num_classes, image_size)
+
+
+def build_with(
+    config: VitConfig | DeitConfig | CnnConfig,
+    state: Mapping[str, Tensor],
+    *,
+    num_classes: int,
+    image_size: int,
+    source: str = "the weights",
+) -> Classifier:
+    """A model that owns copies of the tensors of `state`; no random number is drawn.
+
+    Floating tensors become float32. The model is built without memory first, so that an untrusted configuration
+    cannot ask for more than the file holds.
+
+    Raises:
+        RequestError: a tensor is missing, unknown or of another shape; the sentence names it.
+    """
+    try:
+        with torch.device("meta"):
+            model = build(config, num_classes=num_classes, image_size=image_size)
+    except RuntimeError as error:  # sizes beyond what a tensor can have
+        raise RequestError(f"{source} are not of this architecture, which cannot be built: {error}") from None
+    expected = model.state_dict()
+    _check(expected, state, source)
+    owned = {name: state[name].detach().clone() for name in expected}
+    owned = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in owned.items()}
+    model.load_state_dict(owned, assign=True)
+    return model
+
+
+def _check(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+    unknown = [name for name in state if name not in expected]
+    missing = [name for name in expected if name not in state]
+    if unknown or missing:
+        faults = [f"{kind} {_some(names)}" for kind, names in (("unknown", unknown), ("missing", missing)) if names]
+        raise RequestError(f"{source} are not of this architecture: {'; '.join(faults)}")
+    for name, tensor in expected.items():
+        if tensor.shape != state[name].shape:
+            found, wanted = tuple(state[name].shape), tuple(tensor.shape)
+            raise RequestError(f"{source} are not of this architecture: {name} is {found}, expected {wanted}")
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
