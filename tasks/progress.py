@@ -32,15 +32,15 @@ class Track:
     def __init__(self, label: str, total: int | None, unit: str) -> None:
         self._label, self._total, self._unit = label, total, unit
         self._started = time.monotonic()
-        self._first: int | None = None
+        self._first: tuple[int, float] | None = None
         self._done = 0
         self._detail = ""
 
     def update(self, done: int, total: int | None = None, /, **metrics: float) -> None:
         """`done` of the total are done; `total` where it is only known now; `metrics` are shown beside."""
         self._total = total or self._total
-        if self._first is None:
-            self._first = done  # a resumed run starts in the middle: its rate counts from there
+        if self._first is None:  # the rate counts from here: a resumed run starts in the middle, workers start late
+            self._first = done, time.monotonic()
         self._done = done
         self._detail = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         self._show()
@@ -53,8 +53,11 @@ class Track:
 
     def _rate(self) -> float:
         """Units a second since the first update; 0 while unknown."""
-        seconds = time.monotonic() - self._started
-        return (self._done - (self._first or 0)) / seconds if seconds > 0 else 0.0
+        if self._first is None:
+            return 0.0
+        done, since = self._first
+        seconds = time.monotonic() - since
+        return (self._done - done) / seconds if seconds > 0 else 0.0
 
 
 class _LineTrack(Track):

@@ -173,5 +173,12 @@ def remove(url: str) -> None:
         fs.rm(path_in_store, recursive=True)
 
 
+def sweep(url: str) -> None:
+    """Delete what killed writers left directly below a folder. For the folder's one writer only."""
+    if is_local(url):  # elsewhere an object appears whole or not at all
+        for path in local_path(url).glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

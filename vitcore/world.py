@@ -6,6 +6,7 @@ The same under Ray Train, torchrun and a bare process, since all it asks for is 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -51,6 +52,12 @@ class World:
         if self.distributed:
             dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Rank 0's values of some tensors on every rank, in place."""
+        if self.distributed:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
 
     def barrier(self) -> None:
         """Wait for all ranks."""

@@ -33,6 +33,7 @@ def run(argv: list[str], session: Session) -> int:
 
     options = request.options
     arguments = {**request.arguments(), "teacher": options.teacher}
+    stages = plan(**arguments)  # a wrong request is answered here, before any server starts
     if options.dry_run:
-        return results.show_plan(plan(**arguments), json=options.json)
+        return results.show_plan(stages, json=options.json)
     return results.show_trained(distill(**arguments), json=options.json)

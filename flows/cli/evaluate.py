@@ -52,8 +52,9 @@ def run(argv: list[str], session: Session) -> int:
         "split": given.split,
         "fresh": given.fresh,
     }
+    stages = plan(**arguments)  # a wrong request is answered here, before any server starts
     if given.dry_run:
-        return results.show_plan(plan(**arguments), json=given.json)
+        return results.show_plan(stages, json=given.json)
     reports = evaluate(**arguments)
     if given.json:
         console.as_json(results.plain(reports))

@@ -23,6 +23,7 @@ def run(argv: list[str], session: Session) -> int:
     from flows.request import plan
 
     options = request.options
+    stages = plan(**request.arguments())  # a wrong request is answered here, before any server starts
     if options.dry_run:
-        return results.show_plan(plan(**request.arguments()), json=options.json)
+        return results.show_plan(stages, json=options.json)
     return results.show_trained(pretrain(**request.arguments()), json=options.json)

@@ -35,7 +35,6 @@ FAILURE = "vit.failure"
 _PARAM_CHARACTERS = 6000  # MLflow's column
 _TAG_CHARACTERS = 5000  # holds for every MLflow release and database
 _WHOLE_PARAMS = "params.json"
-_TRIES = 4
 
 
 class RunInfo(BaseModel):
@@ -296,20 +295,19 @@ def _log_params(mlflow: MlflowClient, run_id: str, params: Mapping[str, Any]) ->
         mlflow.log_text(run_id, json.dumps(dict(params), indent=2, ensure_ascii=False), _WHOLE_PARAMS)
 
 
-def _add_params(mlflow: MlflowClient, run_id: str, params: Mapping[str, str]) -> dict[str, str]:
+def _add_params(mlflow: MlflowClient, run_id: str, params: Mapping[str, str], tries: int = 4) -> dict[str, str]:
     """Log the params the run has not; returns those it had. Another process may be adding them at this moment."""
     from mlflow.entities import Param
     from mlflow.exceptions import MlflowException
 
-    for tries_left in reversed(range(_TRIES)):
-        standing: dict[str, str] = mlflow.get_run(run_id).data.params
-        try:
-            mlflow.log_batch(run_id, params=[Param(key, params[key]) for key in params if key not in standing])
-            return standing
-        except MlflowException:
-            if not tries_left:
-                raise
-    raise AssertionError
+    standing: dict[str, str] = mlflow.get_run(run_id).data.params
+    try:
+        mlflow.log_batch(run_id, params=[Param(key, params[key]) for key in params if key not in standing])
+    except MlflowException:
+        if tries == 1:
+            raise
+        return _add_params(mlflow, run_id, params, tries - 1)
+    return standing
 
 
 def _info(run: Run, experiment: str) -> RunInfo:

@@ -13,9 +13,8 @@ _POLL_S = 0.3
 Message = Mapping[str, Any]
 
 
-@ray.remote(num_cpus=0, max_concurrency=8)
 class Mailbox:
-    """An actor that holds messages until they are fetched."""
+    """Holds messages until they are fetched; lives as an actor."""
 
     def __init__(self) -> None:
         self._messages: list[Message] = []
@@ -33,7 +32,8 @@ class Mailbox:
 @contextlib.contextmanager
 def listening(listener: Callable[[Message], None]) -> Iterator[Any]:
     """A mailbox whose messages are handed to `listener`, on a thread of this process, until the block ends."""
-    mailbox = Mailbox.remote()  # type: ignore[attr-defined]
+    actor: Any = ray.remote(Mailbox)
+    mailbox = actor.options(num_cpus=0).remote()
     done = threading.Event()
 
     def deliver() -> None:

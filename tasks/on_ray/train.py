@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -79,10 +81,16 @@ def _run(
                 failure_config=FailureConfig(max_failures=request.compute.max_failures),
             ),
         )
+        handler = signal.getsignal(signal.SIGINT)
         try:
             answer = trainer.fit().return_value
+        except SystemExit:  # Ray's answer to Ctrl-C
+            raise KeyboardInterrupt from None
         except ray.train.TrainingFailedError as error:
             raise WorkError(f"training failed: {_cause(error)}") from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, handler)  # Ray leaves its own behind
     if answer is None:
         raise WorkError("the training workers ended without an answer; look at Ray's logs under the session folder")
     if "error" in answer:

@@ -160,6 +160,37 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert "gone" in sentence(capsys)
 
 
+def test_wrong_requests_to_the_real_flows(tmp_path: Path) -> None:
+    """In a process of their own, since Prefect takes its settings when it is imported; no server is started."""
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "hole" / "full").mkdir(parents=True)
+    (tmp_path / "hole" / "empty").mkdir()
+    photograph(tmp_path / "hole" / "full" / "1.png")
+    lines = {
+        "ingest gone data --dry-run": "gone does not exist",
+        "ingest hole data --dry-run": "empty holds no images",
+        "pretrain vit_tiny_cpu --data nothing": "nothing holds no dataset",
+        "pretrain vit_tiny_cpu --data gone": "gone does not exist",
+        "distill deit_tiny_cpu --data nothing --teacher models:/x/1": "nothing holds no dataset",
+        "evaluate models:/x@champion --data nothing": "there is no model 'x'",
+        "evaluate folder --data nothing": "folder",
+    }
+    code = "import sys, json; from flows.cli.main import main; print([main(line.split()) for line in sys.argv[1:]])"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *lines],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(ran.stdout) == [2] * len(lines)
+    said = ran.stderr.splitlines()
+    assert len(said) == len(lines), ran.stderr
+    for line, words in zip(said, lines.values(), strict=True):
+        assert line.startswith("vit: ")
+        assert words in line
+
+
 # What goes wrong on the way
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from vitcore.errors import RequestError
+from vitcore.models.classifier import Classifier
 from vitcore.objectives.classify import Classify
 from vitcore.objectives.distill import Distill
 from vitcore.objectives.objective import Frozen, Objective, Terms
@@ -16,9 +16,9 @@ __all__ = ["Frozen", "Objective", "Terms", "build"]
 
 def build(
     config: ClassifyConfig | DistillConfig,
-    model: nn.Module,
+    model: Classifier,
     *,
-    teacher: nn.Module | None,
+    teacher: Classifier | None,
     class_counts: list[int],
     device: torch.device,
 ) -> Objective:

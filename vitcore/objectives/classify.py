@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from vitcore.data.batch import Inputs
+from vitcore.models.classifier import Classifier
 from vitcore.objectives.objective import Objective, Terms, class_weights, mixed_targets, soft_cross_entropy
 from vitcore.recipe import ClassifyConfig
 
@@ -13,7 +13,9 @@ from vitcore.recipe import ClassifyConfig
 class Classify(Objective):
     """Cross-entropy between the model's logits [S, K] and the (mixed, smoothed) labels."""
 
-    def __init__(self, config: ClassifyConfig, model: nn.Module, class_counts: list[int], device: torch.device) -> None:
+    def __init__(
+        self, config: ClassifyConfig, model: Classifier, class_counts: list[int], device: torch.device
+    ) -> None:
         super().__init__(model, device)
         self._config = config
         self._class_weight_K = class_weights(config.class_weight, class_counts, device)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitcore.data.batch import Inputs
 from vitcore.errors import RequestError
+from vitcore.models.classifier import Classifier
 from vitcore.models.deit import DeiT
 from vitcore.objectives.objective import (
     Frozen,
@@ -30,7 +31,7 @@ class Distill(Objective):
     def __init__(
         self,
         config: DistillConfig,
-        model: nn.Module,
+        model: Classifier,
         teacher: Frozen,
         class_counts: list[int],
         device: torch.device,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitcore.data.batch import Inputs
+from vitcore.models.classifier import Classifier
 from vitcore.recipe import NormalizeConfig
 
 
@@ -42,9 +43,9 @@ class Normalize:
 class Frozen:
     """A network that only answers (a teacher). Not a module: it has no place in checkpoints, DDP or the optimiser."""
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, model: Classifier, device: torch.device) -> None:
         self._model = model.to(device).eval().requires_grad_(False)
-        self._normalize = Normalize(model.config, device)  # type: ignore[arg-type]
+        self._normalize = Normalize(model.config, device)
 
     def __call__(self, images_SCHW: Tensor) -> Tensor:
         """Logits [S, K] of pixels in [0, 1], without gradient."""
@@ -56,10 +57,10 @@ class Frozen:
 class Objective(nn.Module, ABC):
     """A model and what it is asked to learn. The loop knows nothing else about either."""
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, model: Classifier, device: torch.device) -> None:
         super().__init__()
-        self.model = model.to(device)
-        self.normalize = Normalize(model.config, device)  # type: ignore[arg-type]
+        self.model: Classifier = model.to(device)
+        self.normalize = Normalize(model.config, device)
 
     @abstractmethod
     def forward(self, inputs: Inputs) -> Terms:

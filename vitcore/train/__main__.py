@@ -27,16 +27,20 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         request = parse(TrainRequest, json.loads(Path(arguments[0]).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        print(f"vitcore.train: {arguments[0]}: {error}", file=sys.stderr)
+        return 2
+    try:
         here = world.current(request.compute.accelerator)
         sink: Sink = NullSink()
         if here.is_main and storage.is_local(request.checkpoints):
             sink = JsonlSink(storage.local_path(request.checkpoints) / "metrics.jsonl")
         result = train(request, here, sink)
         sink.close()
-    except (OSError, json.JSONDecodeError, RequestError) as error:
+    except RequestError as error:
         print(f"vitcore.train: {error}", file=sys.stderr)
         return 2
-    except WorkError as error:
+    except (OSError, WorkError) as error:
         print(f"vitcore.train: {error}", file=sys.stderr)
         return 1
     finally:

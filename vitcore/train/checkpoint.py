@@ -21,7 +21,9 @@ from torch import Tensor
 from vitcore import storage
 from vitcore.errors import RequestError
 
+FORMAT = 1
 _PREFIX = "step-"
+_MODEL = "model-"
 
 
 @dataclass(slots=True)
@@ -59,7 +61,7 @@ class CheckpointStore:
         data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         storage.write(storage.join(folder, "state.safetensors"), data)
         commit = {
-            "format": 1,
+            "format": FORMAT,
             "identity": self._identity,
             "sha256": hashlib.sha256(data).hexdigest(),
             "progress": asdict(progress),
@@ -71,27 +73,46 @@ class CheckpointStore:
         """The newest checkpoint that is whole, or None.
 
         Raises:
-            RequestError: the folder holds checkpoints of another training.
+            RequestError: the folder holds checkpoints of another training, or of a newer release.
         """
-        for name in reversed(self._committed()):
+        for name in reversed(self._folders()):
             commit = self._commit(name)
             if commit is None:
                 continue
+            if commit["format"] != FORMAT:
+                raise RequestError(
+                    f"{self.url}/{name} has format {commit['format']}; this release reads {FORMAT}: upgrade"
+                )
             if commit["identity"] != self._identity:
                 raise RequestError(
                     f"{self.url} holds checkpoints of {commit['identity']}, not of {self._identity}; "
                     "give another folder"
                 )
-            data = storage.read(storage.join(self.url, name, "state.safetensors"))
+            try:
+                data = storage.read(storage.join(self.url, name, "state.safetensors"))
+            except FileNotFoundError:  # it was being deleted
+                continue
             if hashlib.sha256(data).hexdigest() == commit["sha256"]:
                 return Progress(**commit["progress"]), load_tensors(data)
         return None
 
+    def tidy(self, step: int) -> None:
+        """Before going on from `step` (0: from the start): drop what a killed writer left unfinished.
+
+        Whatever is newer than the newest whole checkpoint is none, and would count against the keep policy.
+        """
+        for name in self._folders():
+            if int(name.removeprefix(_PREFIX)) > step:
+                storage.remove(storage.join(self.url, name))
+        for name in storage.names(self.url):
+            if name.startswith((_PREFIX, _MODEL)):
+                storage.sweep(storage.join(self.url, name))
+
     def model_url(self, step: int) -> str:
         """Where the best model of validation step `step` lies."""
-        return storage.join(self.url, f"model-{step:08d}")
+        return storage.join(self.url, f"{_MODEL}{step:08d}")
 
-    def _committed(self) -> list[str]:
+    def _folders(self) -> list[str]:
         return [name for name in storage.names(self.url) if name.startswith(_PREFIX)]
 
     def _commit(self, name: str) -> dict[str, Any] | None:
@@ -99,17 +120,17 @@ class CheckpointStore:
             commit = json.loads(storage.read(storage.join(self.url, name, "state.json")))
         except (FileNotFoundError, json.JSONDecodeError):
             return None
-        return commit if isinstance(commit, dict) and commit.get("format") == 1 else None
+        return commit if isinstance(commit, dict) and "format" in commit else None
 
     def _collect(self, best_step: int) -> None:
         """Drop old checkpoints and models. A model is dropped once no kept checkpoint can name it."""
-        for name in self._committed()[: -self._keep]:
+        for name in self._folders()[: -self._keep]:
             storage.remove(storage.join(self.url, name))
         named = {best_step}
-        for name in self._committed():
+        for name in self._folders():
             commit = self._commit(name)
             if commit is not None:
                 named.add(int(commit["progress"]["best_step"]))
         for name in storage.names(self.url):
-            if name.startswith("model-") and int(name.removeprefix("model-")) not in named:
+            if name.startswith(_MODEL) and int(name.removeprefix(_MODEL)) not in named:
                 storage.remove(storage.join(self.url, name))

@@ -12,7 +12,7 @@ from vitcore import objectives
 from vitcore.data.manifest import Dataset
 from vitcore.duration import parse
 from vitcore.errors import RequestError
-from vitcore.models import adapt, build
+from vitcore.models import Classifier, adapt, build
 from vitcore.models.pretrained import ModelCard, Pretrained
 from vitcore.models.references import load_reference
 from vitcore.objectives import Objective
@@ -101,7 +101,7 @@ class Learner:
         """What has to be known to use the weights."""
         recipe = self.request.recipe
         return ModelCard(
-            model=self.objective.model.config,  # type: ignore[arg-type]
+            model=self.objective.model.config,
             image_size=recipe.data.image_size,
             num_classes=len(self.classes),
             classes=self.classes,
@@ -115,7 +115,7 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _student(request: TrainRequest, classes: tuple[str, ...]) -> nn.Module:
+def _student(request: TrainRequest, classes: tuple[str, ...]) -> Classifier:
     """The model to train: built anew, or carried over from `request.init` to this dataset and resolution."""
     recipe = request.recipe
     if request.init is None:
@@ -137,7 +137,7 @@ def _student(request: TrainRequest, classes: tuple[str, ...]) -> nn.Module:
     )
 
 
-def _teacher(request: TrainRequest, classes: tuple[str, ...]) -> nn.Module | None:
+def _teacher(request: TrainRequest, classes: tuple[str, ...]) -> Classifier | None:
     if request.teacher is None:
         return None
     teacher: Pretrained = load_reference(request.teacher)

@@ -6,6 +6,7 @@ there, so that calling it again after any kill ends in the same product.
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -59,6 +60,8 @@ def train(request: TrainRequest, world: World, sink: Sink) -> TrainResult:
             learner.progress.step, "resumed", f"from step {learner.progress.step} with {world.size} worker(s)"
         )
     world.barrier()  # nobody may write before everybody has read
+    if world.is_main:
+        store.tidy(learner.progress.step)
     if learner.progress.step < learner.plan.total:
         _run(learner, store, reports)
     progress = learner.progress
@@ -75,7 +78,7 @@ def _run(learner: Learner, store: CheckpointStore, sink: Sink) -> None:
     """The loop proper: step, report, validate, checkpoint."""
     recipe, compute, world, plan = learner.request.recipe, learner.request.compute, learner.world, learner.plan
     progress = learner.progress
-    checkpoint_due = _Clock(compute.checkpoint_every, progress.step)
+    checkpoint_due = _Clock(compute.checkpoint_every)
     with TrainLoader(
         learner.dataset,
         recipe.data,
@@ -95,16 +98,16 @@ def _run(learner: Learner, store: CheckpointStore, sink: Sink) -> None:
             metrics = {f"train/{name}": value for name, value in update.metrics.items()}
             metrics["train/images_per_s"] = recipe.train.batch_size / (now - before)
             metrics["train/data_wait_s"] = wait - waited
-            before, waited = now, wait
-            last = progress.step == plan.total
-            if last or progress.step % plan.validate_every == 0:
+            validated = progress.step == plan.total or progress.step % plan.validate_every == 0
+            if validated:
                 metrics |= _validate_and_keep(learner, store, sink)
-                _save(learner, store)
-            elif update.checkpoint:
-                _save(learner, store)
-                sink.event(progress.step, "checkpoint", f"step {progress.step}")
-            sink.log(progress.step, metrics)
+            sink.log(progress.step, metrics)  # before the checkpoint, behind which no attempt reports a step again
             sink.progress(progress.step, plan.total, metrics)
+            if validated or update.checkpoint:
+                _save(learner, store)
+            if update.checkpoint and not validated:
+                sink.event(progress.step, "checkpoint", f"step {progress.step}")
+            before, waited = time.perf_counter(), wait  # a step's time is without validation and checkpoint
 
 
 class Update(NamedTuple):
@@ -173,7 +176,9 @@ def _account(learner: Learner, update: Update, sink: Sink) -> None:
     progress, budget = learner.progress, learner.request.recipe.data.error_budget
     progress.bad_samples += update.bad
     seen = progress.step * learner.request.recipe.train.batch_size
-    if progress.bad_samples > max(budget * seen, 1 if budget > 0 else 0):
+    # At the budget's rate, chance puts more than three deviations into the steps so far once in a thousand runs.
+    allowed = budget * seen + 3 * math.sqrt(budget * seen) + 1 if budget > 0 else 0
+    if progress.bad_samples > allowed:
         raise WorkError(
             f"{progress.bad_samples} of {seen} samples could not be read, more than data.error_budget {budget:g} "
             f"allows; run `vit check {learner.dataset.url}`"
@@ -205,6 +210,9 @@ def _validate_and_keep(learner: Learner, store: CheckpointStore, sink: Sink) -> 
 
 def publish_model(learner: Learner, url: str) -> None:
     """Write the current weights as a pretrained folder under `url`, the config last."""
+    if storage.is_local(url):
+        save_pretrained(storage.local_path(url), learner.objective.model, learner.card())
+        return
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         save_pretrained(folder, learner.objective.model, learner.card())
@@ -220,9 +228,9 @@ def _save(learner: Learner, store: CheckpointStore) -> None:
 class _Clock:
     """Says when the next checkpoint is due, in steps or minutes since the last one it called for."""
 
-    def __init__(self, every: str, step: int) -> None:
+    def __init__(self, every: str) -> None:
         self._span = parse(every)
-        self._step, self._time = step, time.monotonic()
+        self._time = time.monotonic()
 
     def __call__(self, step: int) -> bool:
         if self._span.unit == "steps":

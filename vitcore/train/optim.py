@@ -8,24 +8,25 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from vitcore.models.classifier import Classifier
 from vitcore.recipe import OptimConfig
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
+def parameter_groups(model: Classifier, config: OptimConfig) -> list[dict[str, object]]:
     """Groups of equal weight decay and learning-rate scale.
 
     Biases, norms and whatever the model names in `undecayed()` are not decayed. A layer's rate is
     ``layer_decay ** (num_layers − layer)``: 1 at the head, smallest at the stem (2106.08254, appendix).
     """
-    undecayed: set[str] = model.undecayed()  # type: ignore[operator]
+    undecayed: set[str] = model.undecayed()
     groups: dict[tuple[bool, int], dict[str, object]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         decayed = parameter.ndim > 1 and name not in undecayed
-        depth = 0 if config.layer_decay == 1 else model.num_layers - model.layer_of(name)  # type: ignore[operator]
+        depth = 0 if config.layer_decay == 1 else model.num_layers - model.layer_of(name)
         group = groups.setdefault(
             (decayed, depth),
             {
@@ -40,7 +41,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, ob
     return list(groups.values())
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+def build_optimizer(model: Classifier, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW, fused: one kernel a group on CPU as on CUDA."""
     return torch.optim.AdamW(
         parameter_groups(model, config), lr=config.lr, betas=config.betas, eps=config.eps, fused=True
@@ -89,10 +90,6 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
     """Put back what `optimizer_tensors` gave. A parameter without state (it never had a gradient) gets none."""
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            found = {
-                key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors
-            }
-            if found:
-                optimizer.state[parameter] = {
-                    key: value if key == "step" else value.to(parameter.device) for key, value in found.items()
-                }
+            found = {key: tensors[f"{key}/{name}"] for key in _MOMENTS if f"{key}/{name}" in tensors}
+            if found:  # a fused optimiser counts its steps on the device, too
+                optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in found.items()}

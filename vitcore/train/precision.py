@@ -20,7 +20,7 @@ class Precision:
         """Context of a forward pass."""
         if self.dtype is None:
             return nullcontext()
-        return torch.autocast(self.device_type, dtype=self.dtype)  # type: ignore[return-value]
+        return torch.autocast(self.device_type, dtype=self.dtype)
 
     @property
     def name(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -22,6 +24,7 @@ def validate(learner: Learner) -> dict[str, float]:
     sums = torch.zeros(2 * classes + 1, dtype=torch.float64, device=world.device)
     hits_K, counts_K, loss = sums[:classes], sums[classes:-1], sums[-1:]
     objective = learner.objective.eval()
+    world.share(objective.buffers())  # running statistics of a BatchNorm: rank 0's are those that are kept
     with EvalLoader(
         learner.dataset,
         recipe.eval.split,
@@ -54,6 +57,6 @@ def validate(learner: Learner) -> dict[str, float]:
 
 def better(metric: str, new: dict[str, float], best: dict[str, float]) -> bool:
     """Whether `new` beats `best` (empty: nothing yet). Equal counts as not better: the earlier model stays."""
-    if not best:
+    if not best or math.isnan(best[metric]):
         return True
     return new[metric] < best[metric] if metric == "loss" else new[metric] > best[metric]

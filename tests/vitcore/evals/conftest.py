@@ -20,7 +20,7 @@ def make_outcomes() -> MakeOutcomes:
         names = tuple(f"class {index}" for index in range(classes)) if isinstance(classes, int) else classes
         rng = np.random.default_rng(seed)
         labels = np.concatenate([np.arange(len(names)), rng.integers(0, len(names), n - len(names))])
-        logits = rng.normal(size=(n, len(names))).astype(np.float32)
+        logits = rng.standard_normal((n, len(names)), dtype=np.float32)
         logits[np.arange(n), labels] += signal
         return Outcomes(np.array([f"{index:06d}" for index in range(n)]), labels, logits, names)
 

@@ -37,15 +37,15 @@ def test_naming_the_majority_does_not_beat_chance(make_outcomes) -> None:
 def test_an_equal_passes_a_worse_is_refused_a_better_passes(metric: MetricName, make_outcomes) -> None:
     weak, strong = make_outcomes(2000, 3, 1.0), make_outcomes(2000, 3, 1.6)
     assert weak.labels.tolist() == strong.labels.tolist()
-    same = decide(strong, strong, metric=metric)
+    same = decide(strong, strong, metric=metric, resamples=300)
     assert same.passed
     assert same.difference is not None
     assert same.difference.value == same.difference.low == same.difference.high == 0
-    worse = decide(weak, strong, metric=metric)
+    worse = decide(weak, strong, metric=metric, resamples=300)
     assert not worse.passed
     assert "not excluded" in worse.reasons[1]
     assert "scores lower" in worse.reasons[2]
-    better = decide(strong, weak, metric=metric)
+    better = decide(strong, weak, metric=metric, resamples=300)
     assert better.passed
     assert better.difference is not None
     assert better.difference.low > 0

@@ -181,7 +181,7 @@ def test_auroc_of_one_class_is_refused_in_words() -> None:
 
 def test_a_thousand_classes_take_seconds(make_outcomes) -> None:
     outcomes = make_outcomes(50_000, 1000, 3.0)
-    began = time.perf_counter()
+    began = time.process_time()
     found = statistics.estimate("balanced_accuracy", outcomes.labels, outcomes.logits)
-    assert time.perf_counter() - began < 5  # 0.3 s on an idle core
+    assert time.process_time() - began < 5  # 0.3 s on an idle core
     assert found.high - found.low < 0.012
