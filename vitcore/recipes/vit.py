@@ -26,6 +26,7 @@ class Variant:
 
 VARIANTS = {
     "Pico": Variant(64, 4, 2, "this project, for tests"),
+    "Micro": Variant(96, 4, 3, "this project, for the demo"),
     "Nano": Variant(128, 6, 4, "this project, for two CPU cores"),
     "Ti": Variant(192, 12, 3, "DeiT, 2012.12877, table 1"),
     "S": Variant(384, 12, 6, "DeiT, 2012.12877, table 1"),

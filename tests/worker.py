@@ -1,0 +1,110 @@
+"""What a process of `Processes` does with its JOB; run by path, so that it need not be importable."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from vitcore import world
+from vitcore.data.batch import Batch
+from vitcore.errors import RequestError, WorkError
+from vitcore.train import loop
+from vitcore.train.__main__ import main
+from vitcore.train.learner import Learner
+from vitcore.train.request import TrainRequest, open_dataset
+from vitcore.train.validate import validate
+
+
+class Recorder:
+    """A sink that remembers."""
+
+    def __init__(self) -> None:
+        self.steps: dict[int, dict[str, float]] = {}
+        self.events: list[tuple[int, str]] = []
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        assert step not in self.steps
+        self.steps[step] = dict(metrics)
+
+    def event(self, step: int, kind: str, detail: str) -> None:
+        self.events.append((step, kind))
+
+    def progress(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def do_train(here: world.World, request: TrainRequest) -> dict[str, Any]:
+    """Train; what was reported, and which samples this rank saw at each step."""
+    recorder, samples = Recorder(), {}
+    optimise = loop.optimise
+
+    def record(learner: Learner, batch: Batch, **options: Any) -> loop.Update:
+        samples[batch.step] = batch.samples_S[batch.samples_S >= 0].tolist()
+        return optimise(learner, batch, **options)
+
+    loop.optimise = record
+    try:
+        result = loop.train(request, here, recorder)
+    except (RequestError, WorkError) as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    finally:
+        loop.optimise = optimise
+    return {
+        "result": result.model_dump(mode="json"),
+        "metrics": recorder.steps,
+        "events": recorder.events,
+        "samples": samples,
+    }
+
+
+def do_validate(here: world.World, request: TrainRequest) -> dict[str, Any]:
+    """Validate a model whose buffers differ from rank to rank."""
+    learner = Learner(request, open_dataset(request.recipe, request.data), here)
+    for name, buffer in learner.objective.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.add_(here.rank)
+    return {"metrics": validate(learner)}
+
+
+def do_collectives(here: world.World, _: Any) -> dict[str, Any]:
+    shared = torch.tensor([10 + here.rank, 2])
+    here.share([shared])
+    here.barrier()
+    return {
+        "place": [here.rank, here.size, here.is_main, here.distributed],
+        "sum": here.sum(torch.tensor([1.0, float(here.rank)])).tolist(),
+        "gather": here.gather({"rank": here.rank}),
+        "broadcast": here.broadcast(f"from {here.rank}"),
+        "share": shared.tolist(),
+    }
+
+
+def work(job: dict[str, Any]) -> None:
+    os.environ.update(job["environ"])
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if "arguments" in job:
+        sys.exit(main(job["arguments"]))
+    torch.set_num_threads(1)
+    here = world.current("cpu")
+    answers = []
+    for name, request in job["tasks"]:
+        answers.append(globals()[f"do_{name}"](here, request and TrainRequest.model_validate(request)))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    Path(job["answer"]).write_text(json.dumps(answers))
+
+
+if __name__ == "<run_path>":
+    work(json.loads(globals()["JOB"]))
