@@ -148,9 +148,9 @@ def _answer(
     """Do the work; an error of the request or the data is an answer, since trying again would not help."""
     request = TrainRequest.model_validate_json(context["request"])
     mailbox, localize = context["mailbox"], context["localize"]
-    places = {name: localize(ref) for name in ("init", "teacher") if (ref := getattr(request, name)) is not None}
     here = world.current(request.compute.accelerator)
     try:
+        places = {name: localize(ref) for name in ("init", "teacher") if (ref := getattr(request, name)) is not None}
         result = work(request.model_copy(update=places), here, lambda message: mailbox.post.remote(message))
     except RequestError as error:
         return {"kind": "request", "error": str(error)}
