@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prefect import flow
 
 from flows.request import training
 from tasks.compare import Line, Summary, compare_models
 from tasks.demo import solar_cells
-from tasks.evaluate import EvaluateStage, evaluate_model
+from tasks.evaluate import EvaluateStage, evaluate_model, plan_evaluation
 from tasks.ingest import ingest_corpus, plan_ingest
 from tasks.models import pinned
 from tasks.on_mlflow.registry import ModelVersion
@@ -109,13 +111,18 @@ def plan(
         )
         planned, versions[recipe] = plan_training(stage, settings, fresh=fresh)
         stages.append(planned)
-    done = all(versions.values())
-    after = StagePlan("evaluate, compare, promote", "", "done" if done else "run", "follows the models")
-    return [*stages, after]
+    for recipe, version in versions.items():
+        if version is None or dataset is None:
+            stages.append(StagePlan(f"evaluate {family}_{recipe}", "", "run", f"after {recipe}"))
+            continue
+        measured = EvaluateStage(name=version.name, model=pinned(version), data=dataset, split="test")
+        stages.append(plan_evaluation(measured, settings, fresh=fresh))
+    return [*stages, StagePlan("promote", "", "run", "the gate is asked every time")]
 
 
 def _places(family: str, source: str | None, data: str | None, settings: Settings) -> tuple[str, str]:
     """Corpus and dataset URL; the demo brings its own corpus."""
     if source is None and family != "elpv":
         raise RequestError(f"name the photographs of {family!r} with --source")
-    return source or solar_cells(settings.home), data or str(settings.home / "data" / family)
+    corpus = source or solar_cells(settings.home)
+    return corpus, data or str(settings.home / "data" / (family if source is None else Path(source).stem))

@@ -10,8 +10,8 @@ from tasks.on_mlflow import registry
 from tasks.on_mlflow.registry import ModelVersion
 from tasks.promote import Verdict, promote_model, roll_back
 from tasks.register import DATA_URL
-from tasks.settings import load
-from vitcore.data.manifest import Dataset
+from tasks.settings import Settings, load
+from vitcore.data.manifest import Dataset, DatasetRef
 from vitcore.errors import RequestError
 
 
@@ -28,6 +28,16 @@ def promote(
     Without `data`, the dataset the model was trained on, at its current version.
     """
     settings = load()
+    candidate, dataset = requested(model, data, split, settings)
+    return promote_model(candidate, dataset, settings, split=split, metric=metric, margin=margin)
+
+
+def requested(model: str, data: str | None, split: str, settings: Settings) -> tuple[ModelVersion, DatasetRef]:
+    """The candidate and the dataset version that decide, pinned.
+
+    Raises:
+        RequestError: no such version, dataset or split, or a dataset without labels.
+    """
     candidate = registry.resolve(settings.tracking_uri, model)
     url = data or candidate.tags.get(DATA_URL)
     if url is None:
@@ -35,7 +45,7 @@ def promote(
     dataset = Dataset.open(url)
     dataset.require("label")
     dataset.split(split)
-    return promote_model(candidate, dataset.ref, settings, split=split, metric=metric, margin=margin)
+    return candidate, dataset.ref
 
 
 @flow(name="roll back", flow_run_name="roll back {name}")

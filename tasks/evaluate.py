@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -17,24 +14,21 @@ from prefect import task
 from tasks import register
 from tasks.models import ModelRef, localize
 from tasks.on_mlflow import registry, runs
-from tasks.on_ray.cluster import connected, cores, gpus
-from tasks.on_ray.map import map_unordered
+from tasks.on_ray.cluster import connected
+from tasks.on_ray.evaluate import predict_split
 from tasks.settings import Settings
 from tasks.stages import StagePlan
 from tasks.story import tell, track
 from vitcore.data.loader import EvalLoader
 from vitcore.data.manifest import Dataset, DatasetRef
-from vitcore.evals import outcomes as answers
 from vitcore.evals.attention import attention_figure
-from vitcore.evals.classify import predict, throughput
+from vitcore.evals.classify import throughput
 from vitcore.evals.figures import report_figures
 from vitcore.evals.outcomes import Outcomes
 from vitcore.evals.report import Report, build_report
 from vitcore.models.pretrained import Pretrained
 from vitcore.models.references import load_reference
 from vitcore.recipe import Config, identity
-from vitcore.train.precision import Capabilities, choose
-from vitcore.world import pick_device
 
 STAGE_VERSION = 1
 """Raised when the same model and data would give another report."""
@@ -93,43 +87,12 @@ def evaluate_model(stage: EvaluateStage, settings: Settings, *, fresh: bool = Fa
     try:
         evaluation = _evaluate(stage, settings, run_id)
     except BaseException as error:
-        runs.fail(settings.tracking_uri, run_id, str(error) or "interrupted")
+        runs.fail_with(settings.tracking_uri, run_id, error)
         raise
     runs.finish(settings.tracking_uri, run_id)
     score = evaluation.report.metrics[_TELL_METRIC]
     tell(settings, f"evaluate {stage.model.ref} on {stage.split}: {_TELL_METRIC} {score}")
     return evaluation
-
-
-@dataclass(frozen=True)
-class _Range:
-    """A part of a split for one Ray task."""
-
-    model: str
-    tracking_uri: str
-    cache: Path
-    data: DatasetRef
-    split: str
-    start: int
-    stop: int
-
-
-def _predict_range(part: _Range) -> Outcomes:
-    """Runs on a Ray worker."""
-    device = pick_device("auto")
-    if device.type == "cpu":
-        torch.set_num_threads(1)  # the task was given one core
-    model = _load(part.model, part.tracking_uri, part.cache, device)
-    autocast = choose("auto", Capabilities.of(device)).autocast()
-    return predict(
-        model, Dataset.open(part.data), part.split, start=part.start, stop=part.stop, batch_size=64, autocast=autocast
-    )
-
-
-def _load(ref: str, tracking_uri: str, cache: Path, device: torch.device) -> Pretrained:
-    model = load_reference(localize(tracking_uri, cache, ref))
-    model.model.to(device)
-    return model
 
 
 def _open_run(stage: EvaluateStage, settings: Settings, *, fresh: bool) -> str:
@@ -156,8 +119,10 @@ def _open_run(stage: EvaluateStage, settings: Settings, *, fresh: bool) -> str:
 
 def _evaluate(stage: EvaluateStage, settings: Settings, run_id: str) -> Evaluation:
     dataset = Dataset.open(stage.data)
-    model = _load(stage.model.ref, settings.tracking_uri, settings.home / "models", torch.device("cpu"))
-    outcomes = _predict(stage, settings, dataset.split(stage.split).samples)
+    model = load_reference(localize(settings.tracking_uri, settings.home / "models", stage.model.ref))
+    samples = dataset.split(stage.split).samples
+    with connected(settings), track(settings, f"evaluate on {stage.split}", samples, "photographs") as shown:
+        outcomes = predict_split(stage.model.ref, stage.data, stage.split, settings, progress=shown.update)
     report = build_report(
         outcomes,
         model=stage.model.ref,
@@ -179,28 +144,10 @@ def _evaluate(stage: EvaluateStage, settings: Settings, run_id: str) -> Evaluati
         outcomes.save(str(path))
         runs.log_file(uri, run_id, path)
     if stage.model.ref.startswith("models:") and stage.split == "test":
-        register.describe(settings, registry.resolve(uri, stage.model.ref), model, report)
+        version = registry.resolve(uri, stage.model.ref)
+        if version.tags.get(register.DATA_URL) == stage.data.url:  # scores on other data are no part of its card
+            register.describe(settings, version, model, report)
     return Evaluation(report, outcomes)
-
-
-def _predict(stage: EvaluateStage, settings: Settings, samples: int) -> Outcomes:
-    """Spread the split over the cluster in contiguous ranges, every sample exactly once."""
-    with connected(settings), track(settings, f"evaluate on {stage.split}", samples, "photographs") as shown:
-        parts = min(samples, max(1, gpus() or cores()) * (1 if samples < _SPREAD else 4))
-        edges = [samples * part // parts for part in range(parts + 1)]
-        make = partial(
-            _Range, stage.model.ref, settings.tracking_uri, settings.home / "models", stage.data, stage.split
-        )
-        ranges = [make(start, stop) for start, stop in pairwise(edges)]
-        found: list[tuple[int, Outcomes]] = []
-        for position, outcomes in map_unordered(_predict_range, ranges, gpus=1 if gpus() else 0):
-            found.append((position, outcomes))
-            shown.update(sum(len(part) for _, part in found))
-    return answers.concat([outcomes for _, outcomes in sorted(found, key=lambda one: one[0])])
-
-
-_SPREAD = 4096
-"""Samples from which on a split is cut finer than one range a core, for the sake of progress and balance."""
 
 
 def _attention(model: Pretrained, dataset: Dataset, split: str, outcomes: Outcomes) -> Figure | None:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import vitcore
-from tasks.models import ModelRef, localize, resolve
+from tasks.models import ModelRef
 from tasks.on_mlflow import models as logged
 from tasks.on_mlflow import registry, runs
 from tasks.on_mlflow.card import Card, Score, markdown, summary
 from tasks.on_mlflow.registry import DATASET, DIGEST, PARENT, TEACHER, ModelVersion
-from tasks.settings import Settings, load
+from tasks.settings import Settings
 from vitcore.data.manifest import Dataset, DatasetRef
 from vitcore.data.reader import Reader
 from vitcore.evals.report import Report
@@ -30,12 +30,6 @@ GIT = "vit.git"
 CARD_FILE = "model_card.md"
 _SMALL_SPLIT = 2000
 _KINDS = {"vit": "ViT", "deit": "DeiT", "cnn": "CNN"}
-
-
-def fetch_model(ref: str) -> Path | str:
-    """The folder (or public reference) of a model, for a command that only reads it."""
-    settings = load()
-    return localize(settings.tracking_uri, settings.home / "models", resolve(ref, settings).ref)
 
 
 def provenance(recipe: Recipe, data: DatasetRef, init: ModelRef | None, teacher: ModelRef | None) -> dict[str, str]:

@@ -65,7 +65,9 @@ class Settings:
 
 
 def load() -> Settings:
-    """The settings the environment gives, with embedded defaults."""
+    """The settings the environment gives, with embedded defaults; what keeps the frameworks quiet and safe is set."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     home = Path(os.environ.get("VIT_HOME", ".vit")).expanduser().absolute()
     return Settings(
         home=home,
@@ -95,8 +97,6 @@ def prepare(tracking: str | None = None, api: str | None = None, verbose: bool =
     os.environ["VIT_CONSOLE"] = "1"
     settings = load()
     settings.home.mkdir(parents=True, exist_ok=True)
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
     os.environ["VIT_HOME"] = str(settings.home)
     os.environ["PREFECT_HOME"] = str(settings.home / "prefect")
     os.environ["PREFECT_PROFILES_PATH"] = str(settings.home / "prefect" / "profiles.toml")

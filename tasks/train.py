@@ -82,7 +82,7 @@ def plan_training(stage: TrainStage, settings: Settings, *, fresh: bool) -> tupl
 def trained(stage: TrainStage, settings: Settings) -> ModelVersion | None:
     """The stage's product, if a finished run committed it."""
     finished = runs.find_finished(settings.tracking_uri, stage.name, stage.identity)
-    return find(settings.tracking_uri, stage.name, stage.identity) if finished else None
+    return find(settings.tracking_uri, stage.name, stage.identity, finished.run_id) if finished else None
 
 
 @task(name="train", task_run_name="train {stage.recipe.name}")
@@ -95,16 +95,16 @@ def train_model(stage: TrainStage, settings: Settings, *, fresh: bool = False) -
     """
     version = None if fresh else trained(stage, settings)
     if version is not None:
+        storage.remove(_checkpoints(stage, settings, version.run_id))  # left by a kill right after the commit
         tell(settings, f"train {stage.recipe.name}: done before, {version.uri}")
         return version
     run_id = _open_run(stage, settings, fresh=fresh)
-    checkpoints = storage.join(settings.checkpoints, stage.identity, run_id)
+    checkpoints = _checkpoints(stage, settings, run_id)
     try:
         result = _fit(stage, settings, run_id, checkpoints)
         version = _commit(stage, settings, run_id, result, fresh=fresh)
     except BaseException as error:
-        killed = not isinstance(error, Exception)
-        runs.fail(settings.tracking_uri, run_id, str(error) or "interrupted", "KILLED" if killed else "FAILED")
+        runs.fail_with(settings.tracking_uri, run_id, error)
         raise
     runs.finish(settings.tracking_uri, run_id)
     storage.remove(checkpoints)  # the model is in the registry; nothing will continue this run
@@ -120,6 +120,10 @@ def overfit_model(stage: TrainStage, settings: Settings) -> dict[str, float]:
     to_folder = partial(localize, settings.tracking_uri, settings.home / "models")
     with connected(settings), track(settings, f"overfit {stage.recipe.name}", None, "steps") as shown:
         return overfit(request, settings, localize=to_folder, listener=partial(_show, shown, settings))
+
+
+def _checkpoints(stage: TrainStage, settings: Settings, run_id: str) -> str:
+    return storage.join(settings.checkpoints, stage.identity, run_id)
 
 
 def _open_run(stage: TrainStage, settings: Settings, *, fresh: bool) -> str:

@@ -64,7 +64,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Ingested photographs of 3 uneven classes that differ in colour: 92 to train on in several shards, 47 to validate."""
+    """Ingested photographs of 3 uneven classes that differ in colour: 92 to train on, 47 to validate."""
     root = tmp_path_factory.mktemp("toy")
     rng = np.random.default_rng(7)
     for split, sizes in {"train": (41, 30, 21), "val": (17, 14, 16)}.items():
@@ -137,7 +137,7 @@ def lively(plain: Recipe) -> Recipe:
 
 @pytest.fixture
 def make_request(toy: Dataset, tmp_path: Path) -> MakeRequest:
-    """`make_request(recipe, folder="run", overrides, **compute)`: a training of `toy` into a folder of the test's own."""
+    """`make_request(recipe, folder="run", overrides, **compute)`: a training of `toy` into the test's own folder."""
 
     def make(
         recipe: Recipe, folder: str = "run", overrides: dict[str, Any] | None = None, **compute: Any
@@ -155,7 +155,7 @@ def make_request(toy: Dataset, tmp_path: Path) -> MakeRequest:
 
 
 class Processes:
-    """Python processes that have imported torch and vitcore already: each is forked from a server that only imported."""
+    """Python processes that have imported vitcore already: each is forked from a server that does nothing else."""
 
     def __init__(self, logs: Path) -> None:
         self._context = multiprocessing.get_context("forkserver")

@@ -70,6 +70,11 @@ def do_train(here: world.World, request: TrainRequest) -> dict[str, Any]:
 def do_validate(here: world.World, request: TrainRequest) -> dict[str, Any]:
     """Validate a model whose buffers differ from rank to rank."""
     learner = Learner(request, open_dataset(request.recipe, request.data), here)
+    with torch.no_grad():  # a head of zeros would hide the difference
+        for name in learner.objective.model.head_parameters():
+            learner.objective.model.get_parameter(name).copy_(
+                torch.linspace(-1, 1, 3).view(3, *[1] * ("bias" not in name))
+            )
     for name, buffer in learner.objective.named_buffers():
         if name.endswith("running_mean"):
             buffer.add_(here.rank)

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 from flows.cli import console, results
 from flows.cli.arguments import parse
 from flows.cli.session import Session
+from vitcore.errors import RequestError
 
 if TYPE_CHECKING:
     from vitcore.evals.report import Report
@@ -43,6 +44,8 @@ def run(argv: list[str], session: Session) -> int:
         "confidence intervals, per-class accuracy, confusion matrix, attention maps, throughput.",
         examples=("vit evaluate models:/birds@champion --data data/birds data/birds-2026 --split test",),
     )
+    if not given.data:
+        raise RequestError("name the photographs to measure on: vit evaluate MODEL --data URL")
     session.start()
     from flows.evaluate import evaluate, plan
 

@@ -16,7 +16,7 @@ from vitcore.errors import RequestError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vitcore.models import Pretrained
+    from vitcore.models import ModelCard
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,12 @@ def run(argv: list[str], session: Session) -> int:
         if not path.is_file():
             raise RequestError(f"there is no photograph {path}; give the path of an image file")
     settings = session.start()
-    import torch
-
     from tasks.models import localize
+    from vitcore.evals.photographs import probabilities
     from vitcore.models import load_reference
 
     model = load_reference(localize(settings.tracking_uri, settings.home / "models", given.model))
-    images_BCHW = torch.stack([_read(path, model) for path in given.images])
-    probabilities_BK = _probabilities(model, images_BCHW)
+    probabilities_BK = probabilities(model, [_view(path, model.card) for path in given.images])
     names = model.card.classes or tuple(str(index) for index in range(model.card.num_classes))
     top = probabilities_BK.topk(min(max(1, given.top), len(names)))
     answers = [
@@ -74,34 +72,11 @@ def run(argv: list[str], session: Session) -> int:
     return 0
 
 
-def _read(path: Path, model: Pretrained) -> Tensor:
-    """The photograph as evaluation sees it: uint8 [3, H, W].
+def _view(path: Path, card: ModelCard) -> Tensor:
+    from vitcore.data.decode import BadSampleError
+    from vitcore.evals.photographs import view
 
-    Raises:
-        RequestError: no image, or a broken one.
-    """
-    import torch
-
-    from vitcore.data.augment import evaluation_view
-    from vitcore.data.decode import BadSampleError, decode
-
-    size = model.card.image_size
     try:
-        pixels = decode(path.read_bytes())
+        return view(path.read_bytes(), card)
     except (BadSampleError, OSError) as error:
         raise RequestError(f"{path} cannot be read as a photograph: {error}") from None
-    view_CHW = torch.empty(3, size, size, dtype=torch.uint8)
-    evaluation_view(pixels, view_CHW, model.card.resize or round(size / 0.875))
-    return view_CHW
-
-
-def _probabilities(model: Pretrained, images_BCHW: Tensor) -> Tensor:
-    """Class probabilities (B, K)."""
-    import torch
-
-    from vitcore.objectives.objective import Normalize
-
-    normalize = Normalize(model.model.config, images_BCHW.device)
-    with torch.inference_mode():
-        logits_BK: Tensor = model.model(normalize(images_BCHW.float() / 255))
-    return logits_BK.softmax(dim=-1)

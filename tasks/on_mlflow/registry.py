@@ -163,9 +163,9 @@ def versions(tracking_uri: str, name: str) -> tuple[ModelVersion, ...]:
     return tuple(_search(connect(tracking_uri), name))
 
 
-def find(tracking_uri: str, name: str, identity: str) -> ModelVersion | None:
-    """The newest version of `name` that this identity produced."""
-    same = _with_identity(connect(tracking_uri), name, identity, None)
+def find(tracking_uri: str, name: str, identity: str, run_id: str | None = None) -> ModelVersion | None:
+    """The newest version of `name` that this identity produced, in the run `run_id` where one is given."""
+    same = _with_identity(connect(tracking_uri), name, identity, run_id)
     return same[-1] if same else None
 
 

@@ -135,9 +135,10 @@ def fail(tracking_uri: str, run_id: str, why: str, status: Literal["FAILED", "KI
     mlflow.set_terminated(run_id, status)
 
 
-def set_tags(tracking_uri: str, run_id: str, tags: Mapping[str, str]) -> None:
-    """Set or replace tags of a run."""
-    _set_tags(connect(tracking_uri), run_id, tags)
+def fail_with(tracking_uri: str, run_id: str, error: BaseException) -> None:
+    """Close a run for an exception: KILLED where a person or the system stopped it, else FAILED."""
+    stopped = not isinstance(error, Exception)
+    fail(tracking_uri, run_id, str(error) or "stopped", "KILLED" if stopped else "FAILED")
 
 
 def log_metrics(tracking_uri: str, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
@@ -209,12 +210,6 @@ def log_dataset(tracking_uri: str, run_id: str, *, name: str, digest: str, url: 
     source = json.dumps({"uri": url})
     dataset = Dataset(name=name, digest=digest[:36], source_type="webdataset", source=source)
     connect(tracking_uri).log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", role)])])
-
-
-def event(tracking_uri: str, run_id: str, step: int, kind: str, detail: str) -> None:
-    """Note something that happened in the run; see `tasks.on_mlflow.events`."""
-    key, value = event_tag(int(time.time() * 1000), step, kind, detail)
-    connect(tracking_uri).set_tag(run_id, key, value)
 
 
 def latest_steps(run: Run) -> dict[str, int]:

@@ -13,17 +13,13 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from torch import Tensor
 
-from vitcore.data.augment import evaluation_view
-from vitcore.data.decode import BadSampleError, decode
+from vitcore.data.decode import BadSampleError
+from vitcore.evals.photographs import probabilities, view
 from vitcore.models.pretrained import Pretrained, load_pretrained
-
-_BATCH = 32
-_CROP_SHARE = 0.875
 
 
 class ImageClassifier(PythonModel):
@@ -43,41 +39,22 @@ class ImageClassifier(PythonModel):
         Raises:
             MlflowException: a value is no photograph; says which and why (HTTP 400 when served).
         """
-        images = [self._pixels(row, value) for row, value in enumerate(model_input["image"])]
-        rows: list[dict[str, Any]] = []
-        for start in range(0, len(images), _BATCH):
-            rows += self._classify(torch.stack(images[start : start + _BATCH]))
-        return pd.DataFrame(rows, columns=["class", "probability", "probabilities"])
-
-    @torch.inference_mode()
-    def _classify(self, images_BCHW: Tensor) -> list[dict[str, Any]]:
-        model, card = self.pretrained.model, self.pretrained.card
-        mean, std = (torch.tensor(value).view(3, 1, 1) for value in (model.config.mean, model.config.std))
-        logits_BK = model((images_BCHW.float() / 255 - mean) / std)
+        views = [self._view(row, value) for row, value in enumerate(model_input["image"])]
+        card = self.pretrained.card
         names = card.classes or tuple(str(index) for index in range(card.num_classes))
         rows = []
-        for shares in logits_BK.float().softmax(1).tolist():
+        for shares in probabilities(self.pretrained, views).tolist() if views else ():
             best = max(range(len(names)), key=shares.__getitem__)
-            rows.append(
-                {
-                    "class": names[best],
-                    "probability": shares[best],
-                    "probabilities": dict(zip(names, shares, strict=True)),
-                }
-            )
-        return rows
+            by_name = dict(zip(names, shares, strict=True))
+            rows.append({"class": names[best], "probability": shares[best], "probabilities": by_name})
+        return pd.DataFrame(rows, columns=["class", "probability", "probabilities"])
 
-    def _pixels(self, row: int, value: Any) -> Tensor:
-        card = self.pretrained.card
+    def _view(self, row: int, value: Any) -> Tensor:
         try:
             data = base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value)
-            image_CHW = decode(data)
+            return view(data, self.pretrained.card)
         except (BadSampleError, binascii.Error, TypeError) as error:
             raise MlflowException.invalid_parameter_value(f"row {row} of 'image' is no photograph: {error}") from error
-        view_CHW = torch.empty(3, card.image_size, card.image_size, dtype=torch.uint8)
-        resize = round(card.image_size / _CROP_SHARE) if card.resize is None else card.resize
-        evaluation_view(image_CHW, view_CHW, resize)
-        return view_CHW
 
 
 mlflow.models.set_model(ImageClassifier())

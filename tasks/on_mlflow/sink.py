@@ -12,7 +12,7 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +30,6 @@ MARKER = "attempt"
 ATTEMPTS = "vit.attempts"
 """Tag with the number of sinks that have reported to a run."""
 
-Progress = Callable[[int, int, Mapping[str, float]], None]
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +37,6 @@ _CALL_METRICS = 900  # MLflow takes 1,000 entities a call; a call is a transacti
 _CALL_EVENTS = 80
 _INTERVAL_S = 0.5
 _LONGEST_WAIT_S = 30.0
-_PROGRESS_INTERVAL_S = 0.2
 _HOPELESS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"})  # no use asking again
 
 
@@ -56,7 +54,6 @@ class MlflowSink:
     Args:
         tracking_uri: MLflow server or SQLite file; need not be up.
         run_id: the run; it must exist.
-        on_progress: called with (step, total, metrics), at most five times a second and for the last step.
         spool: folder for what the server has not taken yet; default: ``spool`` beside a local database, else in the
             machine's temporary folder. Give a folder that a restarted process sees again.
         interval: seconds between calls to the server.
@@ -67,14 +64,12 @@ class MlflowSink:
         self,
         tracking_uri: str,
         run_id: str,
-        on_progress: Progress | None = None,
         *,
         spool: Path | None = None,
         interval: float = _INTERVAL_S,
         deadline: float = 60.0,
     ) -> None:
         self._uri, self._run_id = tracking_uri, run_id
-        self._on_progress, self._progress_at = on_progress, 0.0
         self._interval, self._deadline = interval, deadline
         self._spool = Spool(spool or _default_spool(tracking_uri), run_id)
         self._pending: list[Record] = []
@@ -105,11 +100,7 @@ class MlflowSink:
         self._say(Record(_now_ms(), step, kind=kind, detail=detail))
 
     def progress(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        """Pass on how far the training is."""
-        now = time.monotonic()
-        if self._on_progress is not None and (now - self._progress_at >= _PROGRESS_INTERVAL_S or step >= total):
-            self._progress_at = now
-            self._on_progress(step, total, metrics)
+        """MLflow keeps metrics, not progress."""
 
     def close(self) -> None:
         """Send what is left; what the server does not take before the deadline stays in the spool, with a warning."""

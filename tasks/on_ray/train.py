@@ -102,19 +102,20 @@ def _scaling(compute: Compute) -> tuple[ScalingConfig, int]:
     """Ray's scaling of a compute request on the connected cluster, and the threads a worker computes with."""
     available, cards = cores(), gpus()
     use_gpu = compute.accelerator == "cuda" or (compute.accelerator == "auto" and cards > 0)
-    if use_gpu and cards < compute.workers:
+    workers = compute.workers or (cards if use_gpu else min(2, available)) or 1
+    if use_gpu and cards < workers:
         raise RequestError(
-            f"{compute.workers} workers need a GPU each, the cluster has {cards}; "
+            f"{workers} workers need a GPU each, the cluster has {cards}; "
             "lower --compute.workers or set --compute.accelerator cpu"
         )
-    threads = compute.threads or max(1, available // compute.workers)
-    if threads * compute.workers > available:
+    threads = compute.threads or max(1, available // workers)
+    if threads * workers > available:
         raise RequestError(
-            f"{compute.workers} workers of {threads} cores each need more than the {available} cores there are; "
+            f"{workers} workers of {threads} cores each need more than the {available} cores there are; "
             "lower --compute.workers or --compute.threads"
         )
     return (
-        ScalingConfig(num_workers=compute.workers, use_gpu=use_gpu, resources_per_worker={"CPU": threads}),
+        ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": threads}),
         threads,
     )
 

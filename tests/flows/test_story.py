@@ -141,7 +141,8 @@ def test_only_what_changed_runs_again(story: Story) -> None:
     request: dict[str, Any] = {"data": story.data.url, "compute": Compute(workers=7)}
     (same,) = plan("deit_tiny_cpu", overrides=TINY, teacher=story.teacher.uri, **request)
     (tune,) = plan("finetune_224", overrides=TUNE, model=story.student.uri, **request)
-    (longer,) = plan("finetune_224", overrides={**TUNE, "train.duration": "7 steps"}, model=story.student.uri, **request)
+    more = {**TUNE, "train.duration": "7 steps"}
+    (longer,) = plan("finetune_224", overrides=more, model=story.student.uri, **request)
     assert (same.state, tune.state, longer.state) == ("done", "done", "run")
 
 

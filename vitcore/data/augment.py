@@ -59,6 +59,11 @@ def training_view(image_CHW: Tensor, out_CHW: Tensor, config: AugmentConfig, rng
         _erase(out_CHW, rng)
 
 
+def default_resize(image_size: int) -> int:
+    """Short side before the centre crop, where none is named: the crop then sees 87.5 % of it, as is usual."""
+    return round(image_size / 0.875)
+
+
 def evaluation_view(image_CHW: Tensor, out_CHW: Tensor, resize: int) -> None:
     """Short side to `resize` pixels, then the centre of `out_CHW`'s size, into `out_CHW` (uint8)."""
     _, height, width = image_CHW.shape

@@ -13,18 +13,17 @@ from functools import partial
 
 from torch import Tensor
 
-from vitcore.data.augment import draw_mix, evaluation_view, training_view, view_rng
+from vitcore.data.assembly import Assembly, Pipeline
+from vitcore.data.augment import default_resize, draw_mix, evaluation_view, training_view, view_rng
 from vitcore.data.batch import Batch, Mix
 from vitcore.data.manifest import Dataset
 from vitcore.data.order import LaneOrder, rank_lanes, rank_slots, resolve_lanes
-from vitcore.data.pipeline import Assembly, Pipeline
 from vitcore.data.reader import Reader
 from vitcore.errors import RequestError
 from vitcore.recipe import DataConfig
 
 _PIECE = 16  # most samples a thread takes at a time: a lane of them shares a window, thus neighbouring bytes
 _EVAL_DEPTH = 3
-_CROP_SHARE = 0.875  # of the short side, seen by an evaluation that names no resize
 
 
 class TrainLoader:
@@ -166,7 +165,7 @@ class EvalLoader:
         threads: int = 2,
     ) -> None:
         total = dataset.split(split).samples
-        self.resize = round(image_size / _CROP_SHARE) if resize is None else resize
+        self.resize = default_resize(image_size) if resize is None else resize
         """Short side before the crop, in pixels."""
         if self.resize < image_size:
             raise RequestError(f"a crop of {image_size} does not fit in a short side of {resize}: raise eval.resize")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from vitcore.data.loader import TrainLoader
 from vitcore.errors import WorkError
-from vitcore.recipe import Recipe, apply_overrides
+from vitcore.recipe import ParentConfig, Recipe, apply_overrides
 from vitcore.sink import Sink
 from vitcore.train.learner import Learner
 from vitcore.train.loop import optimise
@@ -73,7 +73,6 @@ def bare(recipe: Recipe, steps: int) -> Recipe:
         "train.duration": f"{steps} steps",
         "train.ema_decay": None,
     }
-    for field in ("dropout", "drop_path"):
-        if hasattr(recipe.model, field):
-            overrides[f"model.{field}"] = 0.0
+    if not isinstance(recipe.model, ParentConfig):  # a parent's own rates stay: only it knows which it has
+        overrides |= {f"model.{field}": 0.0 for field in ("dropout", "drop_path") if hasattr(recipe.model, field)}
     return apply_overrides(recipe, overrides)

@@ -178,16 +178,6 @@ def test_many_steps_go_in_one_call_and_a_step_is_not_cut(uri, run_id, flaky):
     assert len(history(uri, run_id, "c")) == 1000
 
 
-def test_progress_is_passed_on_but_not_every_time(uri, run_id):
-    seen = []
-    sink = open_sink(uri, run_id, on_progress=lambda step, total, metrics: seen.append((step, total, dict(metrics))))
-    for step in range(1, 101):
-        sink.progress(step, 100, {"loss": 1.0})
-    sink.close()
-    assert seen[-1] == (100, 100, {"loss": 1.0})
-    assert len(seen) < 20
-
-
 def test_logging_returns_at_once(uri, run_id, flaky):
     flaky.down.set()
     sink = open_sink(uri, run_id, deadline=0.1)

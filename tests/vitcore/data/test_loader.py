@@ -205,7 +205,7 @@ def test_what_goes_wrong_in_a_thread_surfaces_where_batches_are_taken(
 
 def test_closing_lets_a_consumer_in_another_thread_go(uneven: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     hold = threading.Event()
-    monkeypatch.setattr("vitcore.data.pipeline.decode", lambda data: hold.wait(5) or torch.zeros(3, 8, 8))
+    monkeypatch.setattr("vitcore.data.assembly.decode", lambda data: hold.wait(5) or torch.zeros(3, 8, 8))
     batches = loader(uneven, threads=1)
     caught: list[BaseException] = []
 

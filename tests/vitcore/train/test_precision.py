@@ -37,8 +37,14 @@ def test_precision(policy: Literal["auto", "fp32", "bf16"], capabilities: Capabi
 
 @pytest.mark.parametrize(
     ("policy", "capabilities", "compiled"),
-    [("auto", AMPERE, True), ("auto", TURING, True), ("auto", AMX, False), ("auto", AVX, False)]
-    + [("on", AVX, True), ("off", AMPERE, False)],
+    [
+        ("auto", AMPERE, True),
+        ("auto", TURING, True),
+        ("auto", AMX, False),
+        ("auto", AVX, False),
+        ("on", AVX, True),
+        ("off", AMPERE, False),
+    ],
 )
 def test_compilation(policy: Literal["auto", "on", "off"], capabilities: Capabilities, compiled: bool) -> None:
     assert should_compile(policy, capabilities) is compiled

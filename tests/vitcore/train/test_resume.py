@@ -1,4 +1,4 @@
-"""Interrupted and resumed equals uninterrupted, bit for bit, at a fixed number of ranks; and the same samples at any."""
+"""Interrupted and resumed equals uninterrupted, bit for bit, at fixed ranks; and the same samples at any number."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def test_another_number_of_ranks_goes_on_to_the_same_weights_where_nothing_depen
 def test_a_torn_checkpoint_costs_one_interval_and_is_replaced(lively: Recipe, make_request: Any) -> None:
     whole = make_request(lively, "whole")
     train(whole, World(), NullSink())
-    request = interrupted(whole, "torn", 6)
-    torn = Path(request.checkpoints) / "step-00000006"
+    request = interrupted(whole, "torn", TOTAL)
+    torn = Path(request.checkpoints) / f"step-{TOTAL:08d}"
     (torn / "state.json").unlink()
     (torn / ".state.json.0123abcd.tmp").write_text("{")
     one = request.model_copy(update={"compute": request.compute.model_copy(update={"keep": 1})})
