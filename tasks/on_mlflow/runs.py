@@ -34,6 +34,7 @@ FAILURE = "vit.failure"
 
 _PARAM_CHARACTERS = 6000  # MLflow's column
 _TAG_CHARACTERS = 5000  # holds for every MLflow release and database
+_SETTLE_S = 0.5
 _WHOLE_PARAMS = "params.json"
 
 
@@ -259,7 +260,11 @@ def _unfinished(mlflow: MlflowClient, experiment_id: str, identity: str) -> list
 
 
 def _settle(mlflow: MlflowClient, experiment_id: str, identity: str, mine: str) -> str:
-    """Two that opened at once find each other here: the older run stays, the other is deleted by its maker."""
+    """Two that opened at once find each other here: the older run stays, the other is deleted by its maker.
+
+    The pause lets the other's commit become visible: without it, the younger may be seen before the older.
+    """
+    time.sleep(_SETTLE_S)
     winner = str(_unfinished(mlflow, experiment_id, identity)[0].info.run_id)
     if winner != mine:
         mlflow.delete_run(mine)

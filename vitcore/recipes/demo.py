@@ -88,7 +88,7 @@ def elpv_teacher() -> Recipe:
 
 
 def elpv_finetune() -> Recipe:
-    """The DeiT continued at 144 pixels: the grid of patches grows from 6 x 6 to 9 x 9.
+    """The DeiT continued at 112 pixels: the grid of patches grows from 6 x 6 to 7 x 7.
 
     Paper: Touvron et al. 2021, 2012.12877; fine-tuning at a larger resolution, shrunk
     Command: vit finetune elpv_finetune --model REF --data URL
@@ -100,11 +100,11 @@ def elpv_finetune() -> Recipe:
     return base.model_copy(
         update={
             "name": "elpv_finetune",
-            "data": base.data.model_copy(update={"image_size": 144}),
+            "data": base.data.model_copy(update={"image_size": 112}),
             "model": ParentConfig(),
-            "optim": OptimConfig(lr=1e-4, min_lr=1e-6, warmup="10%", weight_decay=0.05),
-            "train": TrainConfig(duration="5 epochs", batch_size=32, ema_decay=0.99),
-            "eval": base.eval.model_copy(update={"every": "25%", "resize": 144}),
+            "optim": OptimConfig(lr=3e-4, min_lr=1e-6, warmup="10%", weight_decay=0.05),
+            "train": TrainConfig(duration="6 epochs", batch_size=32),
+            "eval": base.eval.model_copy(update={"every": "25%", "resize": 112}),
         }
     )
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from tasks.on_mlflow import runs
 from tasks.on_mlflow.client import client, connect, quiet
-from tasks.on_mlflow.events import read_events
+from tasks.on_mlflow.events import event_tag, read_events
 from vitcore.errors import WorkError
 
 BASE = {"experiment": "elpv", "identity": "train-7", "name": "deit"}
@@ -99,9 +99,9 @@ def test_final_metrics_stand_once(uri):
 
 def test_events_and_datasets_are_visible(uri):
     run_id = open_run(uri)
-    runs.event(uri, run_id, 3, "resumed", "from step 3: again")
-    runs.event(uri, run_id, 5, "checkpoint", "step 5")
-    runs.event(uri, run_id, 9, "checkpoint", "step 9")
+    said = ((3, "resumed", "from step 3: again"), (5, "checkpoint", "step 5"), (9, "checkpoint", "step 9"))
+    for time_ms, (step, kind, detail) in enumerate(said, 1):
+        client(uri).set_tag(run_id, *event_tag(time_ms, step, kind, detail))
     events = read_events(runs.get(uri, run_id).tags)
     assert [(event.step, event.kind, event.detail) for event in events] == [
         (3, "resumed", "from step 3: again"),
