@@ -266,6 +266,15 @@ class Recipe(Config):
             )
         return tree
 
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Recipe:
+        if self.eval.resize is not None and self.eval.resize < self.data.image_size:
+            raise ValueError(
+                f"eval.resize {self.eval.resize} is smaller than data.image_size {self.data.image_size}; "
+                "raise eval.resize, or set it to none"
+            )
+        return self
+
     def identity_parts(self) -> dict[str, Any]:
         """What a training's identity depends on: everything but the name."""
         return self.model_dump(mode="json", exclude={"name"})

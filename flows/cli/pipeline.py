@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
@@ -122,6 +124,8 @@ def _estimate(estimate: Estimate | None) -> str | None:
 def _interfaces(settings: Settings) -> list[str]:
     """What opens the interfaces of MLflow and Prefect on what just ran; a server's own is named by its address."""
     local = settings.tracking_uri.startswith("sqlite:")
-    mlflow = f"mlflow ui --backend-store-uri {settings.tracking_uri}" if local else f"MLflow: {settings.tracking_uri}"
-    prefect = f"PREFECT_HOME={settings.home / 'prefect'} prefect server start"
+    programs = Path(sys.executable).parent
+    mlflow = f"{programs / 'mlflow'} ui --backend-store-uri {settings.tracking_uri}"
+    mlflow = mlflow if local else f"MLflow: {settings.tracking_uri}"
+    prefect = f"PREFECT_HOME={settings.home / 'prefect'} {programs / 'prefect'} server start"
     return [mlflow, prefect if settings.api is None else f"Prefect: {settings.api.removesuffix('/api')}"]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from flows.cli import console, results
 from flows.cli.arguments import parse
 from flows.cli.session import Session
+
+if TYPE_CHECKING:
+    from tasks.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,14 @@ def run(argv: list[str], session: Session) -> int:
             "vit promote birds --rollback",
         ),
     )
-    session.start()
-    return _roll_back(given) if given.rollback else _promote(given)
+    settings = session.start()
+    return _roll_back(given) if given.rollback else _promote(given, settings)
 
 
-def _promote(given: Arguments) -> int:
-    from flows.promote import promote
+def _promote(given: Arguments, settings: Settings) -> int:
+    from flows.promote import promote, requested
 
+    requested(given.model, given.data, given.split, settings)  # a wrong request is answered before a server starts
     decision, champion = promote(
         model=given.model, data=given.data, split=given.split, metric=given.metric, margin=given.margin
     )

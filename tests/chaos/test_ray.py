@@ -32,6 +32,7 @@ SETTINGS = [
     *("--train.batch-size", "32"),
     *("--train.duration", f"{STEPS} steps"),
     *("--eval.every", "40 steps"),
+    *("--eval.resize", "64"),
     *("--compute.checkpoint-every", f"{CHECKPOINT} steps"),
 ]
 

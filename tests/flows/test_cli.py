@@ -46,6 +46,7 @@ class Flow:
         module = types.ModuleType(f"flows.{verb}")
         setattr(module, verb, self.run)
         module.plan = self.plan  # type: ignore[attr-defined]
+        module.requested = lambda *_: None  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, f"flows.{verb}", module)
         if verb in ("pretrain", "distill", "finetune"):
             monkeypatch.setitem(sys.modules, "flows.request", module)

@@ -300,3 +300,8 @@ def test_image_sizes_are_whole_grids() -> None:
 def test_reading_a_recipe_is_cheap() -> None:
     code = "import sys, vitcore.recipes; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, check=True)
+
+
+def test_an_evaluation_crop_that_does_not_fit_is_refused_before_training() -> None:
+    with pytest.raises(RequestError, match=r"eval\.resize 32 is smaller than data\.image_size 64"):
+        apply_overrides(find("vit_tiny_cpu"), {"data.image_size": 64})
