@@ -26,9 +26,12 @@ class Session:
 
     def start(self) -> Settings:
         """Point Prefect, Ray and MLflow at this session's places; to be called before a verb imports a flow."""
+        from tasks.orphans import stop_orphaned_servers
         from tasks.settings import prepare
 
-        return prepare(tracking=self.tracking, api=self.api, verbose=self.verbose)
+        settings = prepare(tracking=self.tracking, api=self.api, verbose=self.verbose)
+        stop_orphaned_servers(settings)
+        return settings
 
 
 def split(argv: list[str]) -> tuple[Session, list[str]]:

@@ -21,6 +21,8 @@ from vitcore.data.decode import BadSampleError, decode
 from vitcore.data.reader import Reader
 from vitcore.errors import WorkError
 
+_LOOK_S = 0.1  # seconds between looks whether the loader was closed while a batch is waited for
+
 Transform = Callable[[Tensor, Tensor], None]
 """From a decoded photograph [3, H, W] into its place in the batch, both uint8."""
 
@@ -158,8 +160,6 @@ class Pipeline:
         for thread in self._threads:
             thread.join()
         self._threads.clear()
-        for assembly in self._ahead:
-            assembly.done.set()  # nobody will: let a consumer in another thread go
 
     def _take(self) -> Batch:
         if self._closed.is_set():
@@ -170,7 +170,8 @@ class Pipeline:
         if not self._ahead:
             raise StopIteration
         assembly = self._ahead[0]
-        assembly.done.wait()
+        while not assembly.done.wait(_LOOK_S) and not self._closed.is_set():
+            pass  # closed from another thread, nobody would end the batch
         self._ahead.popleft()
         if not self._closed.is_set():
             self._look_ahead(self._depth)
