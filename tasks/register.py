@@ -29,6 +29,12 @@ GIT = "vit.git"
 """Tag with the commit of the code."""
 CARD_FILE = "model_card.md"
 _SMALL_SPLIT = 2000
+_SCORES = {
+    "top1": "top-1 accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "ece": "expected calibration error",
+}
 _KINDS = {"vit": "ViT", "deit": "DeiT", "cnn": "CNN"}
 
 
@@ -85,7 +91,7 @@ def register_model(
 def describe(settings: Settings, version: ModelVersion, model: Pretrained, report: Report) -> None:
     """Bring the version's description and card up to date with an evaluation of a held-out split."""
     scores = tuple(
-        Score(metric.replace("_", " "), estimate.value, estimate.low, estimate.high)
+        Score(_SCORES.get(metric, metric), estimate.value, estimate.low, estimate.high)
         for metric, estimate in report.metrics.items()
     )
     remarks = []

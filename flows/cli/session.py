@@ -25,7 +25,7 @@ class Session:
     api: str | None = None
 
     def start(self) -> Settings:
-        """Point Prefect, Ray and MLflow at this session's places; to be called before a verb imports a flow."""
+        """Point Prefect, Ray and MLflow at the places asked for; to be called before a verb imports a flow."""
         from tasks.orphans import stop_orphaned_servers
         from tasks.settings import prepare
 
