@@ -13,7 +13,8 @@ from vitcore.evals.metrics import MetricName
 from vitcore.evals.outcomes import pair
 from vitcore.evals.report import Report
 from vitcore.evals.statistics import Estimate, paired_difference
-from vitcore.recipe import Config, identity
+from vitcore.identity import identity
+from vitcore.recipe import Config
 
 _METRIC: MetricName = "balanced_accuracy"
 

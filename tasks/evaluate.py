@@ -26,9 +26,10 @@ from vitcore.evals.classify import throughput
 from vitcore.evals.figures import report_figures
 from vitcore.evals.outcomes import Outcomes
 from vitcore.evals.report import Report, build_report
+from vitcore.identity import identity
 from vitcore.models.pretrained import Pretrained
 from vitcore.models.references import load_reference
-from vitcore.recipe import Config, identity
+from vitcore.recipe import Config
 
 STAGE_VERSION = 1
 """Raised when the same model and data would give another report."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ EVERY_S = 5.0
 Emit = Callable[[str], None]
 
 
-class Track:
+class Track(ABC):
     """One thing's way to its end. Made by `Progress.track`; may be updated from any thread."""
 
     def __init__(self, label: str, total: int | None, unit: str) -> None:
@@ -45,11 +46,13 @@ class Track:
         self._detail = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         self._show()
 
+    @abstractmethod
     def finish(self) -> None:
         """The end was reached."""
 
+    @abstractmethod
     def _show(self) -> None:
-        raise NotImplementedError
+        """Make the present state seen."""
 
     def _rate(self) -> float:
         """Units a second since the first update; 0 while unknown."""
@@ -90,6 +93,9 @@ class _BarTrack(Track):
         super().__init__(label, total, unit)
         self._bars = bars
         self._id: TaskID = bars.add_task(label, total=total, unit=unit, rate="", detail="")
+
+    def finish(self) -> None:
+        """The bar disappears with its block."""
 
     def _show(self) -> None:
         rate = self._rate()

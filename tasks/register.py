@@ -16,8 +16,9 @@ from tasks.settings import Settings
 from vitcore.data.manifest import Dataset, DatasetRef
 from vitcore.data.reader import Reader
 from vitcore.evals.report import Report
+from vitcore.identity import digest
 from vitcore.models.pretrained import Pretrained, load_pretrained
-from vitcore.recipe import Recipe, digest
+from vitcore.recipe import Recipe
 
 RECIPE = "vit.recipe"
 """Tag with the name of the recipe."""

@@ -13,7 +13,7 @@ class StagePlan:
     stage: str
     """Its verb: ``ingest``, ``pretrain``, …"""
     identity: str
-    """Name of its product; see `vitcore.recipe.identity`. Empty while it depends on a stage that has not run."""
+    """Name of its product; see `vitcore.identity.identity`. Empty while it depends on a stage that has not run."""
     state: Literal["done", "run"]
     """Whether the product exists, or the stage would run."""
     reason: str

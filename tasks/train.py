@@ -24,7 +24,8 @@ from vitcore import storage
 from vitcore.data.manifest import Dataset, DatasetRef
 from vitcore.errors import WorkError
 from vitcore.evals.figures import training_curves
-from vitcore.recipe import Compute, Config, Recipe, flatten, identity
+from vitcore.identity import identity
+from vitcore.recipe import Compute, Config, Recipe, flatten
 from vitcore.train.request import TrainRequest, TrainResult
 
 STAGE_VERSION = 1

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.on_mlflow.client import connect, local_root
 from tasks.on_mlflow.events import event_tag
 from vitcore.errors import WorkError
-from vitcore.recipe import canonical_json
+from vitcore.identity import canonical_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,7 +74,7 @@ def open_run(
     Args:
         tracking_uri: MLflow server or SQLite file.
         experiment: name of the experiment; made when there is none.
-        identity: name of the product (`vitcore.recipe.identity`).
+        identity: name of the product (`vitcore.identity.identity`).
         name: what the run is called in the UI.
         params: JSON values; strings stay as they are.
         tags: further tags, replaced on a continued run.

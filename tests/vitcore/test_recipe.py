@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from vitcore import duration
 from vitcore.errors import RequestError
+from vitcore.identity import canonical_json, digest, identity
 from vitcore.recipe import (
     Compute,
     DataConfig,
@@ -22,10 +23,7 @@ from vitcore.recipe import (
     TrainConfig,
     VitConfig,
     apply_overrides,
-    canonical_json,
-    digest,
     flatten,
-    identity,
     parse,
 )
 from vitcore.recipes import CATALOGUE, find, header, parameters
@@ -140,7 +138,7 @@ def test_canonical_json_has_one_spelling() -> None:
 
 def test_a_digest_does_not_depend_on_the_process() -> None:
     code = (
-        "from vitcore.recipe import digest; from vitcore.recipes import find; "
+        "from vitcore.identity import digest; from vitcore.recipes import find; "
         "print(digest(find('deit_s16').identity_parts()))"
     )
     printed = {

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from vitcore.recipe import canonical_json
+from vitcore.identity import canonical_json
 
 SCHEMA = pa.schema(
     [

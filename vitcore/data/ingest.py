@@ -30,7 +30,7 @@ from vitcore.data.manifest import Dataset, DatasetRef, Manifest, SplitInfo
 from vitcore.data.shards import LAYOUT_VERSION, Sample, ShardJob, ShardResult, write_shard
 from vitcore.data.sources import read_corpus
 from vitcore.errors import RequestError, WorkError
-from vitcore.recipe import canonical_json, identity
+from vitcore.identity import canonical_json, identity
 
 _READERS = 16  # photographs hashed at once: reading, not hashing, is what waits
 _CHUNK = 4096  # photographs handed to the readers at a time

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from vitcore import storage
 from vitcore.data.index import SCHEMA, Index, decode, encode
 from vitcore.errors import RequestError, WorkError
-from vitcore.recipe import digest
+from vitcore.identity import digest
 
 FORMAT = 1
 POINTER = "dataset.json"

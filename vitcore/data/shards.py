@@ -26,7 +26,7 @@ from vitcore.data.corpus import Reject
 from vitcore.data.index import SCHEMA, encode, rows_digest
 from vitcore.data.manifest import Shard, Value
 from vitcore.errors import WorkError
-from vitcore.recipe import canonical_json, digest
+from vitcore.identity import canonical_json, digest
 
 LAYOUT_VERSION = 1
 """Raised when the same samples would be stored as other bytes."""

@@ -6,15 +6,7 @@ a new head is made where the classes differ.
 
 from __future__ import annotations
 
-from vitcore.recipe import (
-    AugmentConfig,
-    ClassifyConfig,
-    DataConfig,
-    OptimConfig,
-    ParentConfig,
-    Recipe,
-    TrainConfig,
-)
+from vitcore.recipe import AugmentConfig, ClassifyConfig, DataConfig, OptimConfig, ParentConfig, Recipe, TrainConfig
 
 
 def finetune_224() -> Recipe:
