@@ -18,6 +18,7 @@ from tasks.promote import promote_model
 from tasks.settings import Settings, load
 from tasks.stages import StagePlan
 from tasks.train import plan_training, train_model
+from vitcore.data.ingest import Mode
 from vitcore.data.ingest_config import IngestConfig, SplitFractions
 from vitcore.errors import RequestError
 from vitcore.recipe import Compute
@@ -47,7 +48,7 @@ def pipeline(
     settings = load()
     corpus, url = _places(family, source, data, settings)
     with kept():
-        dataset = ingest_corpus(corpus, url, INGEST, settings, fresh=fresh)
+        dataset = ingest_corpus(corpus, url, INGEST, settings, mode=Mode(fresh=fresh))
 
         def train(recipe: str, model: str | None = None, teacher: ModelVersion | None = None) -> ModelVersion:
             follows = teacher.uri if teacher else None
@@ -90,7 +91,7 @@ def plan(
     """What `pipeline` would do, as far as it can be known: a stage's identity depends on the products before it."""
     settings = load()
     corpus, url = _places(family, source, data, settings)
-    ingest, dataset = plan_ingest(corpus, url, INGEST, fresh=fresh)
+    ingest, dataset = plan_ingest(corpus, url, INGEST, mode=Mode(fresh=fresh))
     stages = [ingest]
     versions: dict[str, ModelVersion | None] = {}
     for recipe, before in (("teacher", None), ("vit", None), ("deit", "teacher"), ("finetune", "deit")):

@@ -16,6 +16,7 @@ from tasks.models import ModelRef, localize
 from tasks.on_mlflow import registry, runs
 from tasks.on_ray.cluster import connected
 from tasks.on_ray.evaluate import predict_split
+from tasks.overlap import measure_overlap
 from tasks.settings import Settings
 from tasks.stages import StagePlan
 from tasks.story import tell, track
@@ -31,7 +32,7 @@ from vitcore.models.pretrained import Pretrained
 from vitcore.models.references import load_reference
 from vitcore.recipe import Config
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Raised when the same model and data would give another report."""
 _REPORT, _OUTCOMES = "report.json", "outcomes.npz"
 _SHOWN_EACH = 6
@@ -93,6 +94,8 @@ def evaluate_model(stage: EvaluateStage, settings: Settings, *, fresh: bool = Fa
     runs.finish(settings.tracking_uri, run_id)
     score = evaluation.report.metrics[_TELL_METRIC]
     tell(settings, f"evaluate {stage.model.ref} on {stage.split}: {_TELL_METRIC} {score}")
+    for remark in evaluation.report.remarks:
+        tell(settings, remark)
     return evaluation
 
 
@@ -131,6 +134,7 @@ def _evaluate(stage: EvaluateStage, settings: Settings, run_id: str) -> Evaluati
         split=stage.split,
         parameters=sum(parameter.numel() for parameter in model.model.parameters()),
         images_per_s=throughput(model),
+        overlap=measure_overlap(settings, stage.model.ref, model, dataset, stage.split, outcomes),
     )
     figures = report_figures(report, outcomes)
     attention = _attention(model, dataset, stage.split, outcomes)
@@ -138,7 +142,7 @@ def _evaluate(stage: EvaluateStage, settings: Settings, run_id: str) -> Evaluati
         figures["attention"] = attention
     uri = settings.tracking_uri
     runs.log_figures(uri, run_id, figures)
-    runs.log_metrics(uri, run_id, {f"{stage.split}/{name}": value.value for name, value in report.metrics.items()})
+    runs.log_metrics(uri, run_id, {f"{stage.split}/{name}": value for name, value in _numbers(report).items()})
     runs.log_json(uri, run_id, _REPORT, report.model_dump(mode="json"))
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / _OUTCOMES
@@ -148,7 +152,19 @@ def _evaluate(stage: EvaluateStage, settings: Settings, run_id: str) -> Evaluati
         version = registry.resolve(uri, stage.model.ref)
         if version.tags.get(register.DATA_URL) == stage.data.url:  # scores on other data are no part of its card
             register.describe(settings, version, model, report)
+            known = report.overlap.fractions if report.overlap else {}
+            tags = {f"{stage.split}/{name}": f"{value:.4f}" for name, value in known.items()}
+            registry.tag_version(uri, version, tags)
     return Evaluation(report, outcomes)
+
+
+def _numbers(report: Report) -> dict[str, float]:
+    """Everything that becomes a metric of the run."""
+    numbers = {name: found.value for name, found in report.metrics.items()}
+    if report.overlap is not None:
+        numbers |= report.overlap.fractions
+        numbers |= {f"clean_{name}": found.value for name, found in report.overlap.clean.items()}
+    return numbers
 
 
 def _attention(model: Pretrained, dataset: Dataset, split: str, outcomes: Outcomes) -> Figure | None:

@@ -19,10 +19,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vitcore.data.ingest import plan, publish
+from tests.s3 import S3, serving
+from vitcore.data.ingest import ingest
 from vitcore.data.ingest_config import IngestConfig
 from vitcore.data.manifest import Dataset, DatasetRef
-from vitcore.data.shards import write_shard
 from vitcore.recipe import AugmentConfig, Compute, DataConfig, EvalConfig, OptimConfig, Recipe, TrainConfig, VitConfig
 from vitcore.recipe import apply_overrides as override
 from vitcore.train.request import TrainRequest
@@ -76,10 +76,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
                 pixels[:, :, label] += 90
                 photograph = Image.fromarray(pixels.astype(np.uint8)).resize((40, 36 + number % 5))
                 photograph.save(folder / f"{number}.jpg", quality=90)
-    planned = plan(str(root / "raw"), IngestConfig(shard_mb=0.05))
-    url = str(root / "dataset")
-    ref = publish(planned, [write_shard(job) for job in planned.jobs(url)], url)
-    dataset = Dataset.open(ref)
+    dataset = Dataset.open(ingest(str(root / "raw"), str(root / "dataset"), IngestConfig(shard_mb=0.05)))
     assert len(dataset.shards("train")) > 3
     return dataset
 
@@ -205,3 +202,19 @@ class Processes:
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Processes:
     """Starts processes, alone or as gloo groups."""
     return Processes(tmp_path_factory.mktemp("processes"))
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """An S3 server for the whole run, which the standard environment of this process names from now on."""
+    with serving(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as environment:
+        for name, value in server.env.items():
+            environment.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def flaky_s3(s3: S3) -> Iterator[S3]:
+    """The server while a tenth of the requests fail: 503, or a connection reset before, after or amid the answer."""
+    with s3.proxy.faults(rate=0.1):
+        yield s3

@@ -20,11 +20,13 @@ class Options:
     """The arguments that are not fields of `IngestConfig`."""
 
     source: Annotated[Positional[str], arg(metavar="SOURCE")]
-    """Folder of class folders, folder of photographs, or a CSV, Parquet or JSONL table that names them."""
+    """Folder of class folders or photographs; CSV, Parquet or JSONL table; Hugging Face folder; folder of tars."""
     url: Annotated[Positional[str], arg(metavar="URL")]
     """Where the dataset is written: a folder here or in an object store (s3://bucket/birds)."""
+    append: bool = False
+    """Keep what is there and the source does not name; otherwise the dataset becomes what the source is."""
     fresh: bool = False
-    """Write the dataset again even if this version exists."""
+    """Read and write everything again, even if this version exists."""
     dry_run: bool = False
     """Say what would be written and why, and write nothing."""
     json: bool = False
@@ -49,10 +51,13 @@ def run(argv: list[str], session: Session) -> int:
         argv,
         verb="ingest",
         about="Turn raw photographs into a dataset: WebDataset tars with an index, a manifest and splits that never "
-        "change sides. The same photographs and settings are recognised and not written again.",
+        "change sides. Given again, it writes what is new, edits the labels that changed and leaves out what is gone, "
+        "as a new version; older versions stay readable.",
         examples=(
             "vit ingest photos/ data/birds",
             "vit ingest photos.csv s3://bucket/birds --table.label species --resize none",
+            "vit ingest tonight/ data/birds --append",
+            "vit ingest laion-tars/ laion-tars/            (adopted as they stand)",
         ),
     )
     options: Options = given.options
@@ -64,6 +69,7 @@ def run(argv: list[str], session: Session) -> int:
         "source": options.source,
         "url": options.url,
         "config": edited,
+        "append": options.append,
         "fresh": options.fresh,
     }
     if options.dry_run:

@@ -17,7 +17,9 @@ from vitcore.errors import RequestError, WorkError
 
 VERBS = {
     "ingest": "raw photographs → a dataset version",
+    "edit": "correct labels, or withdraw photographs",
     "check": "is a dataset fit to train on?",
+    "audit": "copies, and test photographs that are known from training",
     "pretrain": "train a recipe from scratch on a dataset",
     "distill": "train a recipe with a teacher to follow",
     "finetune": "go on from a trained model",

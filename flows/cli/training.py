@@ -23,8 +23,9 @@ Verb = Literal["pretrain", "distill", "finetune"]
 class Options:
     """The arguments that are not fields of a recipe."""
 
-    data: str
-    """URL of the dataset: a folder written by `vit ingest`, here or in an object store."""
+    data: tyro.conf.UseAppendAction[tuple[str, ...]]
+    """URL of the dataset: a folder written by `vit ingest`, here or in an object store. Given several times, the datasets
+    are mixed by the weights of --data.mixture; the first one's validation split is validated on."""
     name: str | None = None
     """Name the model is registered under; default: made from the dataset and the recipe."""
     fresh: bool = False
@@ -53,7 +54,8 @@ class Request(Generic[O_co]):
         """The keyword arguments that every training flow takes."""
         return {
             "recipe": self.recipe,
-            "data": self.options.data,
+            "data": self.options.data[0],
+            "mixture": list(self.options.data[1:]),
             "overrides": self.overrides,
             "compute": self.compute,
             "name": self.options.name,
@@ -91,6 +93,8 @@ def read(
     )
     title = header(recipe.name).title
     given = parse(request, argv[1:], verb=f"{verb} {recipe.name}", about=f"{about}\n\n{title}", examples=examples)
+    if not given.options.data:  # which tyro lets be none, where it may be several
+        raise RequestError(f"missing --data (see `vit {verb} {recipe.name} --help`)")
     overrides = changes(recipe, given.recipe)
     apply_overrides(recipe, overrides)
     try:

@@ -6,39 +6,61 @@ time, and the thread that ends the last piece of a batch completes it.
 
 from __future__ import annotations
 
-import ctypes
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vitcore.data.batch import Batch, Mix
-from vitcore.data.decode import BadSampleError, decode
-from vitcore.data.reader import Reader
+from vitcore.data.decode import BadSampleError
+from vitcore.data.one_core import one_core, stay_on_one_core
 from vitcore.errors import WorkError
 
 _LOOK_S = 0.1  # seconds between looks whether the loader was closed while a batch is waited for
 
-Transform = Callable[[Tensor, Tensor], None]
-"""From a decoded photograph [3, H, W] into its place in the batch, both uint8."""
+Render = Callable[[Sequence[Tensor]], None]
+"""Makes the views of a sample, each in its place in the batch: uint8 [3, h, w]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a slot shows."""
+
+    row: int
+    """In the index of its split."""
+    label: int
+    """-1: none"""
+    key: Callable[[], str]
+    """Its name, asked for when it is bad."""
+    source: int = 0
+    """Number of its dataset in a mixture."""
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the batches of a loader have room for."""
+
+    slots: int
+    """S"""
+    lane_size: int
+    """g"""
+    image_sizes: tuple[int, ...]
+    """Side of each view, in pixels."""
+    mixture: bool = False
+    """Whether slots say which dataset they are of."""
+    captions: bool = False
 
 
 class Assembly:
-    """A batch whose samples are still arriving. Slots start with weight 0 and get weight 1 as they are filled.
+    """A batch whose samples are still arriving. Slots start with weight 0 and get weight 1 as they are filled."""
 
-    Args:
-        step: number of the batch.
-        reader: where samples come from.
-        slots: S.
-        lane_size: g.
-        image_size: side of the images, in pixels.
-    """
-
-    def __init__(self, step: int, reader: Reader, slots: int, lane_size: int, image_size: int) -> None:
+    def __init__(self, step: int, layout: Layout) -> None:
         self.step = step
         self.pieces: list[Callable[[], None]] = []
         """Fill all slots between them, in any order."""
@@ -47,35 +69,42 @@ class Assembly:
         self.batch: Batch | None = None
         self.error: BaseException | None = None
         self.done = threading.Event()
-        self._reader = reader
-        self._lane_size = lane_size
-        self._images_SCHW = torch.empty(
-            (slots, 3, image_size, image_size), dtype=torch.uint8, pin_memory=torch.cuda.is_available()
-        )
-        self._labels_S = torch.full((slots,), -1, dtype=torch.int64)
+        self._layout = layout
+        slots, pinned = layout.slots, torch.cuda.is_available()
+        self._views = [
+            torch.empty((slots, 3, size, size), dtype=torch.uint8, pin_memory=pinned) for size in layout.image_sizes
+        ]
+        self._labels_S, self._samples_S, self._sources_S = torch.full((3, slots), -1, dtype=torch.int64)
         self._weights_S = torch.zeros(slots)
-        self._samples_S = torch.full((slots,), -1, dtype=torch.int64)
+        # The same memory as numpy, which sets one element in a tenth of the time.
+        self._labels, self._samples, self._sources, self._weights = (
+            tensor.numpy() for tensor in (self._labels_S, self._samples_S, self._sources_S, self._weights_S)
+        )
+        self._captions = [""] * slots
         self._bad: dict[int, str] = {}
         self._open_pieces = 0
         self._lock = threading.Lock()
 
     def pad(self, first: int) -> None:
         """Leave the slots from `first` on empty."""
-        self._images_SCHW[first:] = 0
+        for view in self._views:
+            view[first:] = 0
 
-    def fill(self, slot: int, sample: int, transform: Transform) -> None:
-        """Read a sample into a slot; a bad one leaves zeros and weight 0 there, and its key in `Batch.bad`."""
-        index = self._reader.index
-        self._samples_S[slot] = sample
-        self._labels_S[slot] = int(index.labels[sample])
+    def fill(self, slot: int, sample: Sample, render: Render) -> None:
+        """Show a sample in a slot; a bad one leaves zeros and weight 0 there, and its key in `Batch.bad`."""
+        self._samples[slot], self._labels[slot], self._sources[slot] = sample.row, sample.label, sample.source
+        places = [view[slot] for view in self._views]
         try:
-            transform(decode(self._reader.read(sample)), self._images_SCHW[slot])
+            render(places)
         except BadSampleError:
-            self._images_SCHW[slot] = 0
+            for place in places:
+                place.zero_()
+            key = sample.key()
             with self._lock:
-                self._bad[slot] = str(index.keys[sample])
+                self._bad[slot] = f"{sample.source}/{key}" if self._layout.mixture else key
         else:
-            self._weights_S[slot] = 1
+            self._weights[slot] = 1
+            self._captions[slot] = sample.caption
 
     def begin(self) -> list[Callable[[], None]]:
         """The pieces, after which `end_piece` is due once for each."""
@@ -98,15 +127,19 @@ class Assembly:
         self.done.set()
 
     def _complete(self) -> Batch:
+        images_SCHW, *more_views = self._views
         return Batch(
             step=self.step,
-            images_SCHW=self._images_SCHW,
+            images_SCHW=images_SCHW,
             labels_S=self._labels_S,
             weights_S=self._weights_S,
             samples_S=self._samples_S,
-            lane_size=self._lane_size,
+            lane_size=self._layout.lane_size,
             mix=self.mix(self._weights_S),
             bad=tuple(self._bad[slot] for slot in sorted(self._bad)),
+            sources_S=self._sources_S if self._layout.mixture else None,
+            captions=tuple(self._captions) if self._layout.captions else None,
+            more_views=tuple(more_views),
         )
 
 
@@ -182,8 +215,9 @@ class Pipeline:
             raise StopIteration
         assembly = self._plan(self._next)
         self._next += 1
-        for piece in assembly.begin():
-            _do(assembly, piece)
+        with one_core():
+            for piece in assembly.begin():
+                _do(assembly, piece)
         return self._result(assembly)
 
     def _look_ahead(self, depth: int) -> None:
@@ -212,20 +246,7 @@ def _do(assembly: Assembly, piece: Callable[[], None]) -> None:
 
 
 def _serve(work: queue.SimpleQueue[tuple[Assembly, Callable[[], None]] | None], closed: threading.Event) -> None:
-    _stay_on_one_core()
+    stay_on_one_core()
     while (item := work.get()) is not None:
         if not closed.is_set():
             _do(*item)
-
-
-def _stay_on_one_core() -> None:
-    """Keep this thread's tensor operations from starting threads of their own.
-
-    OpenMP gives every thread that calls it a team. `torch.set_num_threads` would set MKL's number for the whole
-    process, thus for the training; OpenMP's own call is for the calling thread only.
-    """
-    torch.get_num_threads()  # torch sets the thread's number on first use: let it, before
-    try:
-        ctypes.CDLL(None).omp_set_num_threads(1)
-    except (OSError, AttributeError):  # another OpenMP, or none in sight: more threads than needed, same result
-        return

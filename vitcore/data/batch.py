@@ -39,7 +39,18 @@ class Batch:
     """g: slots a lane; S is a multiple of it"""
     mix: Mix | None = None
     bad: tuple[str, ...] = ()
-    """keys of samples that could not be read"""
+    """keys of samples that could not be read; in a mixture with the number of their dataset before them"""
+    sources_S: Tensor | None = None
+    """int64: in a mixture, number of the dataset that `samples_S` counts in; -1 for padding"""
+    captions: tuple[str, ...] | None = None
+    """a caption a slot, where captions were asked for; empty for padding and bad samples"""
+    more_views: tuple[Tensor, ...] = ()
+    """further views of the same samples: uint8 [S, C, h, w] each"""
+
+    @property
+    def views(self) -> tuple[Tensor, ...]:
+        """All views of the samples, the first one first."""
+        return self.images_SCHW, *self.more_views
 
     def micro(self, most: int | None) -> Iterator[Batch]:
         """Whole lanes at a time, at most `most` slots each (but at least one lane)."""
@@ -55,6 +66,9 @@ class Batch:
                 weights_S=self.weights_S[part],
                 samples_S=self.samples_S[part],
                 mix=mix,
+                sources_S=None if self.sources_S is None else self.sources_S[part],
+                captions=None if self.captions is None else self.captions[part],
+                more_views=tuple(view[part] for view in self.more_views),
             )
 
 
@@ -72,6 +86,13 @@ class Inputs:
     """float32: weight of `labels_S` against `partners_S`"""
     weights_S: Tensor
     """float32"""
+    more_views: tuple[Tensor, ...] = ()
+    """further views of the same samples, never mixed: float32 [S, C, h, w] in [0, 1] each"""
+
+    @property
+    def views(self) -> tuple[Tensor, ...]:
+        """All views of the samples, the first one first."""
+        return self.images_SCHW, *self.more_views
 
 
 def to_inputs(batch: Batch, device: torch.device) -> Inputs:
@@ -84,10 +105,10 @@ def to_inputs(batch: Batch, device: torch.device) -> Inputs:
     def move(tensor: Tensor) -> Tensor:
         return tensor.to(device, non_blocking=True)
 
-    images = move(batch.images_SCHW).float().div_(255)
+    images, *more = (move(view).float().div_(255) for view in batch.views)
     labels, weights = move(batch.labels_S), move(batch.weights_S)
     if batch.mix is None:
-        return Inputs(images, labels, labels, torch.ones_like(weights), weights)
+        return Inputs(images, labels, labels, torch.ones_like(weights), weights, tuple(more))
     reverse = torch.arange(len(labels), device=device).view(-1, batch.lane_size).flip(1).reshape(-1)
     lam_S, box_S4 = move(batch.mix.lam_S), move(batch.mix.box_S4)
     top, left, bottom, right = (edge.view(-1, 1, 1, 1) for edge in box_S4.unbind(1))
@@ -95,4 +116,5 @@ def to_inputs(batch: Batch, device: torch.device) -> Inputs:
     column = torch.arange(images.shape[3], device=device)
     inside = (row >= top) & (row < bottom) & (column >= left) & (column < right)
     own = torch.where(bottom > top, (~inside).float(), lam_S.view(-1, 1, 1, 1))  # a pixel's share of its own photograph
-    return Inputs(torch.lerp(images[reverse], images, own), labels, labels[reverse], lam_S, weights)
+    mixed = torch.lerp(images[reverse], images, own)
+    return Inputs(mixed, labels, labels[reverse], lam_S, weights, tuple(more))

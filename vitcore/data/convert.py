@@ -2,7 +2,11 @@
 
 A photograph that is so already passes through byte for byte. Everything else is decoded once, brought to that form and
 written as JPEG: resized to a short side, turned as EXIF says, CMYK and 16 bits converted, palettes resolved,
-transparency laid over white, the first frame of an animation taken.
+transparency laid over white, the first frame of an animation taken. Everyday JPEGs take the fast way
+(`vitcore.data.jpeg`), everything else goes through Pillow, which also has the last word on JPEGs with a fault.
+
+Colour profiles are not applied: numbers are stored as they are, as readers of datasets take them. A photograph that
+passes keeps its profile, one that is written anew does not.
 """
 
 from __future__ import annotations
@@ -12,16 +16,25 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vitcore.data import headers, jpeg
+from vitcore.data.headers import Header
+from vitcore.data.measure import measure
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """What is opened. Pillow reads more, but some of it (EPS) runs other programs."""
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-_ORIENTATION = 0x0112
 _PNG_DEPTH = 24  # offset of the bit depth in a PNG
+_LONGEST = 65500  # pixels a side that libjpeg writes
 _BYTES_PER_PIXEL = {True: 0.17, False: 0.34}  # of JPEGs at quality 92 and 256 pixels, by whether they are grey
+
+Size = tuple[int, int]
+"""Width and height, in pixels."""
 
 
 class UnfitError(Exception):
@@ -38,6 +51,8 @@ class Form:
     """JPEG quality of what is written anew."""
     max_pixels: int
     """Larger ones are refused before they are decoded."""
+    verify: Literal["decode", "header"] = "decode"
+    """How far a photograph that passes untouched is looked at: decoded, or trusted for its header and its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,39 +65,33 @@ class Stored:
     height: int
     original_width: int
     original_height: int
-    phash: int
-    """64-bit difference hash: bit set where a pixel of an 8 by 8 grid is brighter than its right neighbour."""
-    sums: tuple[int, int, int]
-    """Sum of each channel's 8-bit values (RGB)."""
-    squares: tuple[int, int, int]
-    """Sum of their squares."""
+    phash: int | None
+    """64-bit difference hash (`vitcore.data.measure`); None where the pixels were not looked at."""
+    sums: tuple[int, int, int] | None
+    """Sum of each channel's 8-bit values (RGB); None where the pixels were not looked at."""
+    squares: tuple[int, int, int] | None
+    """Sum of their squares; None where the pixels were not looked at."""
 
 
 def convert(data: bytes, form: Form) -> Stored:
-    """Bring one photograph to its stored form.
+    """Bring one photograph to its stored form: the same bytes for the same input, whoever does it.
 
     Raises:
         UnfitError: empty, no image, truncated or corrupt, too many pixels.
     """
-    with _open(data, form.max_pixels) as image:
-        original = image.size
-        try:
-            passes = _passes(image, data, form.resize)
-            pixels = _load(image) if passes else _plain(_load(image, _target(image, form.resize)))
-        except UnfitError:
-            raise
-        except Exception as error:  # decoders raise whatever they like on hostile bytes; all of it means the same here
-            raise UnfitError("truncated or corrupt") from error
-        extension = _EXTENSIONS[image.format or ""] if passes else "jpg"
-        if not passes:
-            target = _target(pixels, form.resize)
-            if target:
-                pixels = pixels.resize(target, Image.Resampling.BICUBIC, reducing_gap=2.0)
-            buffer = io.BytesIO()
-            pixels.save(buffer, "JPEG", quality=form.quality)
-            data = buffer.getvalue()
-        sums, squares = _moments(pixels)
-        return Stored(data, extension, *pixels.size, *original, phash(pixels), sums, squares)
+    header = headers.read(data)
+    if header is not None:
+        _check_pixels(header.width, header.height, form)
+        passes = header.orientation == 1 and _target((header.width, header.height), form.resize) is None
+        if passes and form.verify == "header" and headers.is_whole(data, header.extension):
+            size = header.width, header.height
+            return Stored(data, header.extension, *size, *size, phash=None, sums=None, squares=None)
+        if header.extension == "jpg":
+            try:
+                return _convert_jpeg(data, header, passes, form)
+            except ValueError:  # a fault, but perhaps one that does no harm
+                pass
+    return _convert_any(data, form)
 
 
 @contextmanager
@@ -96,33 +105,84 @@ def quiet() -> Iterator[None]:
 def estimate(data: bytes, resize: int | None) -> int:
     """About how many bytes the photograph will take once stored, from its header alone."""
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            size, grey = _target(image, resize), image.mode in ("L", "1", "I;16")
+        header = headers.read(data)
+        if header is not None:
+            size, grey = (header.width, header.height), header.grey
+        else:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                size, grey = image.size, image.mode in ("L", "1", "I;16")
     except Exception:  # judged when it is converted
         return len(data)
-    return len(data) if size is None else min(len(data), int(size[0] * size[1] * _BYTES_PER_PIXEL[grey]))
+    target = _target(size, resize)
+    return len(data) if target is None else min(len(data), int(target[0] * target[1] * _BYTES_PER_PIXEL[grey]))
 
 
-def phash(image: Image.Image) -> int:
-    """Difference hash of an 8-bit RGB or grey image: survives resizing and recompression."""
-    grid = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX, reducing_gap=2.0))
-    return int.from_bytes(np.packbits(grid[:, :-1] > grid[:, 1:]).tobytes(), "big")
+def _convert_jpeg(data: bytes, header: Header, passes: bool, form: Form) -> Stored:
+    original = header.width, header.height
+    target = _target(original, form.resize)
+    pixels = jpeg.decode(data, header, target)
+    if not passes:
+        pixels = jpeg.turn(jpeg.resize(pixels, target) if target else pixels, header.orientation)
+        data = jpeg.encode(pixels, form.quality)
+    return _stored(data, "jpg", pixels, original)
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def _convert_any(data: bytes, form: Form) -> Stored:
+    with _open(data, form) as image:
+        original = image.size
+        try:
+            if image.format == "PNG":
+                _check_png(image, data)
+            passes = _passes(image, data, form.resize)
+            image = _load(image) if passes else _plain(_load(image, _target(image.size, form.resize)))
+        except UnfitError:
+            raise
+        except Exception as error:  # decoders raise whatever they like on hostile bytes; all of it means the same here
+            raise UnfitError("truncated or corrupt") from error
+        extension = _EXTENSIONS[image.format or ""] if passes else "jpg"
+        if not passes:
+            target = _target(image.size, form.resize)
+            if target:
+                image = image.resize(target, Image.Resampling.BICUBIC, reducing_gap=2.0)
+            if max(image.size) > _LONGEST:
+                raise UnfitError(f"a side of more than {_LONGEST} pixels")
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=form.quality)
+            data = buffer.getvalue()
+        return _stored(data, extension, np.asarray(image).reshape(image.height, image.width, -1), original)
+
+
+def _stored(data: bytes, extension: str, pixels_HWC: NDArray[np.uint8], original: Size) -> Stored:
+    height, width, _ = pixels_HWC.shape
+    phash, sums, squares = measure(np.ascontiguousarray(pixels_HWC))
+    return Stored(data, extension, width, height, *original, phash, sums, squares)
+
+
+def _open(data: bytes, form: Form) -> Image.Image:
     if not data:
         raise UnfitError("empty file")
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
-        raise UnfitError(f"more than {max_pixels} pixels") from error
+        raise UnfitError(f"more than {form.max_pixels} pixels") from error
     except UnidentifiedImageError as error:
         raise UnfitError("not an image") from error
     except Exception as error:
         raise UnfitError("truncated or corrupt") from error
-    if image.width * image.height > max_pixels:
-        raise UnfitError(f"more than {max_pixels} pixels")
+    _check_pixels(*image.size, form)
     return image
+
+
+def _check_pixels(width: int, height: int, form: Form) -> None:
+    if width * height > form.max_pixels:
+        raise UnfitError(f"more than {form.max_pixels} pixels")
+
+
+def _check_png(image: Image.Image, data: bytes) -> None:
+    """Find what Pillow would not: it looks at no checksum of pixels, and takes their faults for faults of the EXIF."""
+    if not headers.is_whole(data, "png"):
+        raise UnfitError("truncated or corrupt")
+    image.load()  # before the EXIF is asked for, which may lie behind the pixels
 
 
 def _passes(image: Image.Image, data: bytes, resize: int | None) -> bool:
@@ -133,37 +193,30 @@ def _passes(image: Image.Image, data: bytes, resize: int | None) -> bool:
         and "transparency" not in image.info
         and not (image.format == "PNG" and data[_PNG_DEPTH] != 8)
         and not getattr(image, "is_animated", False)
-        and _orientation(image) == 1
-        and _target(image, resize) is None
+        and headers.orientation(image) == 1
+        and _target(image.size, resize) is None
     )
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # metadata nobody can read turns nothing
-        return 1
-
-
-def _load(image: Image.Image, target: tuple[int, int] | None = None) -> Image.Image:
+def _load(image: Image.Image, target: Size | None = None) -> Image.Image:
     if target and image.format == "JPEG":
         image.draft(None, (2 * target[0], 2 * target[1]))  # decodes at a fraction, never below twice what we keep
     image.load()
     return image
 
 
-def _target(image: Image.Image, resize: int | None) -> tuple[int, int] | None:
+def _target(size: Size, resize: int | None) -> Size | None:
     """Width and height after resizing; None when the image is small enough."""
-    short = min(image.size)
+    short = min(size)
     if resize is None or short <= resize:
         return None
-    width, height = (max(1, round(side * resize / short)) for side in image.size)
+    width, height = (max(1, round(side * resize / short)) for side in size)
     return width, height
 
 
 def _plain(image: Image.Image) -> Image.Image:
     """8-bit RGB or grey, upright, of any decoded image."""
-    upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+    upright = image if headers.orientation(image) == 1 else ImageOps.exif_transpose(image)
     if upright.mode in ("RGB", "L") and "transparency" not in upright.info:
         return upright
     if upright.mode == "F":
@@ -177,11 +230,3 @@ def _plain(image: Image.Image) -> Image.Image:
         rgba = upright.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return upright.convert("RGB")
-
-
-def _moments(image: Image.Image) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    counts = np.asarray(image.histogram(), dtype=np.int64).reshape(-1, 256)
-    levels = np.arange(256, dtype=np.int64)
-    channels = [(int(row @ levels), int(row @ levels**2)) for row in counts]
-    red, green, blue = channels if len(channels) == 3 else channels * 3
-    return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])

@@ -1,10 +1,17 @@
-"""A listed corpus: which photographs there are, with labels, captions, groups and given splits, before any is read."""
+"""A listed corpus: which photographs there are, with labels, captions, groups and given splits, before any is read.
+
+A listing is a table, not a list of objects: ten million photographs fit in memory, and comparing two listings is a matter
+of columns.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
 
 SPLITS = {
     "train": "train",
@@ -18,18 +25,23 @@ SPLITS = {
 }
 """How a split may be spelt → its name here."""
 
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A photograph of a corpus, not yet read."""
-
-    url: str
-    source: str
-    """Its name inside the corpus; kept with the dataset, so never an absolute path."""
-    label: str | None = None
-    captions: tuple[str, ...] = ()
-    group: str | None = None
-    split: str | None = None
+LISTING = pa.schema(
+    [
+        ("url", pa.string()),  # of the file that holds the photograph
+        ("start", pa.int64()),  # first byte in it, or the row where `column` is set; null: the whole file
+        ("stop", pa.int64()),  # byte after the last
+        ("column", pa.string()),  # of an Arrow file, whose `start`-th row holds the photograph; else null
+        ("source", pa.string()),  # its name inside the corpus, unique; kept with the dataset, so never an absolute path
+        ("label", pa.string()),  # name of the class; null: none
+        ("captions", pa.list_(pa.string())),
+        ("group", pa.string()),  # photographs that stay in one split together; null: its content is its group
+        ("split", pa.string()),  # as the corpus gives it; null: by hash
+        ("extra", pa.string()),  # further metadata as a JSON object; null: none
+        ("size", pa.int64()),  # of the photograph, in bytes; null: unknown
+        ("stamp", pa.string()),  # changes when the file changes (time of change, ETag); null: unknown
+    ]
+)
+"""Columns of a listing: a row a photograph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +57,26 @@ class Corpus:
     """A listed corpus."""
 
     source: str
-    """Absolute path or URL of the folder or table."""
+    """Absolute path or URL of the folder, table or set of tars."""
     fields: tuple[str, ...]
-    classes: tuple[str, ...]
-    items: tuple[Item, ...]
+    """What every photograph comes with: ``image``, and ``label`` or ``captions`` or both or neither."""
+    listing: pa.Table
+    """Of the schema `LISTING`."""
     rejects: tuple[Reject, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.listing.num_rows)
+
+
+def listing(rows: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]) -> pa.Table:
+    """A listing from rows or columns; what is left out is null, captions are an empty list."""
+    if isinstance(rows, Mapping):
+        length = len(next(iter(rows.values()), ()))
+        columns = {name: rows.get(name, [None] * length) for name in LISTING.names}
+        if "captions" not in rows:
+            columns["captions"] = [[]] * length
+        return pa.table(columns, schema=LISTING)
+    return pa.Table.from_pylist([{"captions": [], **row} for row in rows], schema=LISTING)
 
 
 def class_order(names: Iterable[str]) -> tuple[str, ...]:

@@ -2,28 +2,33 @@
 
 Threads, not processes: decoders and resizing release the GIL, threads start at once and write straight into the batch.
 Which thread does what when changes nothing, since order and augmentation are functions of the seed (`order`,
-`augment`). Errors of a thread surface where the batches are consumed.
+`mixture`, `augment`). Errors of a thread surface where the batches are consumed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from torch import Tensor
 
-from vitcore.data.assembly import Assembly, Pipeline
-from vitcore.data.augment import default_resize, draw_mix, evaluation_view, training_view, view_rng
+from vitcore.data.ahead import RangeAhead
+from vitcore.data.assembly import Assembly, Layout, Pipeline, Sample
+from vitcore.data.augment import View, default_resize, draw_mix, evaluation_view, training_views, view_rng
 from vitcore.data.batch import Batch, Mix
+from vitcore.data.blocks import BlockCache, CacheConfig
+from vitcore.data.decode import Photograph
 from vitcore.data.manifest import Dataset
-from vitcore.data.order import LaneOrder, rank_lanes, rank_slots, resolve_lanes
+from vitcore.data.mixture import MixedOrder, Mixture, Source
+from vitcore.data.order import keyed, rank_lanes, rank_slots, resolve_lanes
 from vitcore.data.reader import Reader
 from vitcore.errors import RequestError
 from vitcore.recipe import DataConfig
 
 _PIECE = 16  # most samples a thread takes at a time: a lane of them shares a window, thus neighbouring bytes
 _EVAL_DEPTH = 3
+_CACHE = CacheConfig()
 
 
 class TrainLoader:
@@ -32,6 +37,7 @@ class TrainLoader:
     Args:
         dataset: an opened version.
         data: what to read and how to augment it.
+        others: datasets mixed in, by the weights of `data.mixture`.
         batch_size: B, slots of a step over all ranks.
         seed: `train.seed`.
         rank: this rank.
@@ -39,10 +45,11 @@ class TrainLoader:
         start_step: first step to yield; any one costs the same.
         threads: threads that read and decode; 0 does it in the caller's thread, when it asks for a batch.
         depth: batches prepared ahead.
-        source: number of the dataset in a mixture.
+        cache: limits of the cache of remote shards.
 
     Raises:
-        RequestError: no such split, or lanes that fit neither batch, dataset nor ranks.
+        RequestError: no such split, no captions where they are asked for, datasets without weights, or lanes that fit
+            neither batch, datasets nor ranks.
     """
 
     def __init__(
@@ -50,6 +57,7 @@ class TrainLoader:
         dataset: Dataset,
         data: DataConfig,
         *,
+        others: Sequence[Dataset] = (),
         batch_size: int,
         seed: int,
         rank: int = 0,
@@ -57,22 +65,28 @@ class TrainLoader:
         start_step: int = 0,
         threads: int = 2,
         depth: int = 4,
-        source: int = 0,
+        cache: CacheConfig = _CACHE,
     ) -> None:
-        samples = dataset.split(data.train_split).samples
-        lanes = resolve_lanes(batch_size, samples=samples, world=size, lanes=data.lanes)
+        mixture = Mixture([dataset, *others], data.mixture)
+        fewest = min(each.split(data.train_split).samples for each in mixture.datasets)
+        lanes = resolve_lanes(batch_size, samples=fewest, world=size, lanes=data.lanes)
         self.lane_size = batch_size // lanes
         """g: slots a lane."""
         self.slots = rank_slots(size, lanes, self.lane_size)
         """S: slots of this rank, the same on every rank."""
         self.lanes = rank_lanes(rank, size, lanes)
         """Lanes of this rank."""
-        self.steps_per_epoch = samples * data.repeats / batch_size
-        """Steps in which every view of every sample is shown once, on average over the lanes."""
-        self._data, self._seed, self._source = data, seed, source
-        self._reader = Reader(dataset, data.train_split)
-        sizes = [shard.samples for shard in dataset.shards(data.train_split)]
-        self._order = LaneOrder(sizes, lanes=lanes, window=data.window, seed=seed, source=source, repeats=data.repeats)
+        self._data, self._seed = data, seed
+        further = [(view.image_size or data.image_size, view.augment) for view in data.views for _ in range(view.count)]
+        sizes, self._augments = zip((data.image_size, data.augment), *further, strict=True)
+        self._layout = Layout(self.slots, self.lane_size, sizes, not mixture.is_single, data.captions)
+        self._cache = BlockCache(cache)
+        self._sources = [
+            Source(mixture, number, data, lanes=lanes, seed=seed, cache=self._cache)
+            for number in range(len(mixture.datasets))
+        ]
+        orders = [source.order for source in self._sources]
+        self._order = MixedOrder(orders, mixture.weights, lane_size=self.lane_size, repeats=data.repeats)
         self._pipeline = Pipeline(self._plan, start_step, None, threads=threads, depth=depth)
 
     @property
@@ -95,10 +109,12 @@ class TrainLoader:
     def close(self) -> None:
         """Stop the threads, wherever they are, and close the files."""
         self._pipeline.close()
-        self._reader.close()
+        for source in self._sources:
+            source.reader.close()
+        self._cache.close()
 
     def _plan(self, step: int) -> Assembly:
-        assembly = Assembly(step, self._reader, self.slots, self.lane_size, self._data.image_size)
+        assembly = Assembly(step, self._layout)
         for place, lane in enumerate(self.lanes):
             for start in range(0, self.lane_size, _PIECE):
                 stop = min(start + _PIECE, self.lane_size)
@@ -110,11 +126,21 @@ class TrainLoader:
     def _fill(self, assembly: Assembly, lane_slot: int, lane: int, start: int, stop: int) -> None:
         before = assembly.step * self.lane_size
         views = self._order.views(lane, before + start, before + stop)
-        for slot, epoch, sample, repeat in zip(
+        latest = _Latest()
+        for slot, number, turn, epoch, row, repeat in zip(
             range(lane_slot + start, lane_slot + stop), *(column.tolist() for column in views), strict=True
         ):
-            rng = view_rng(self._seed, self._source, epoch, sample, repeat)
-            assembly.fill(slot, sample, partial(training_view, config=self._data.augment, rng=rng))
+            key = (self._seed, number, epoch, row, repeat)
+            sample = self._sources[number].sample(row, keyed("vit.caption", *key) if self._data.captions else None)
+            assembly.fill(slot, sample, partial(self._render, latest, lane, turn, key))
+
+    def _render(
+        self, latest: _Latest, lane: int, turn: int, key: tuple[int, int, int, int, int], places: Sequence[Tensor]
+    ) -> None:
+        _, number, _, row, _ = key
+        photograph = latest.photograph((number, turn), self._sources[number].read(lane, turn, row))
+        rngs = (view_rng(*key, view) for view in range(len(places)))
+        training_views(photograph, list(map(View, places, self._augments, rngs)))
 
     def _mix(self, step: int, weights_S: Tensor) -> Mix | None:
         return draw_mix(
@@ -145,6 +171,7 @@ class EvalLoader:
         start: with `stop`, an explicit range instead of the rank's.
         stop: first row not to read.
         threads: threads that read and decode; 0 does it in the caller's thread.
+        cache: limits of the cache of remote shards.
 
     Raises:
         RequestError: no such split, or a crop larger than what it is cut from.
@@ -163,6 +190,7 @@ class EvalLoader:
         start: int | None = None,
         stop: int | None = None,
         threads: int = 2,
+        cache: CacheConfig = _CACHE,
     ) -> None:
         total = dataset.split(split).samples
         self.resize = default_resize(image_size) if resize is None else resize
@@ -176,9 +204,9 @@ class EvalLoader:
             self.start, self.stop = max(0, start or 0), total if stop is None else min(stop, total)
             most = max(0, self.stop - self.start)
         self._batches = math.ceil(most / batch_size)
-        self._slots = math.ceil(most / self._batches) if self._batches else 0
-        self._image_size, self._threads = image_size, threads
-        self._reader = Reader(dataset, split)
+        slots = math.ceil(most / self._batches) if self._batches else 0
+        self._layout, self._threads = Layout(slots, 1, (image_size,)), threads
+        self._reader = Reader(dataset, split, cache=cache)
         self._pipelines: list[Pipeline] = []
         self.wait_s = 0.0
         """Seconds the caller has waited for batches in the iterations that ended."""
@@ -187,7 +215,8 @@ class EvalLoader:
         return self._batches
 
     def __iter__(self) -> Iterator[Batch]:
-        pipeline = Pipeline(self._plan, 0, self._batches, threads=self._threads, depth=_EVAL_DEPTH)
+        plan = partial(self._plan, RangeAhead(self._reader, self.start, self.stop))
+        pipeline = Pipeline(plan, 0, self._batches, threads=self._threads, depth=_EVAL_DEPTH)
         self._pipelines.append(pipeline)
         try:
             yield from pipeline
@@ -208,15 +237,36 @@ class EvalLoader:
             pipeline.close()
         self._reader.close()
 
-    def _plan(self, step: int) -> Assembly:
-        first = self.start + step * self._slots
-        count = max(0, min(self._slots, self.stop - first))
-        assembly = Assembly(step, self._reader, self._slots, 1, self._image_size)
+    def _plan(self, ahead: RangeAhead, step: int) -> Assembly:
+        first = self.start + step * self._layout.slots
+        count = max(0, min(self._layout.slots, self.stop - first))
+        assembly = Assembly(step, self._layout)
         for begin in range(0, count, _PIECE):
-            assembly.pieces.append(partial(self._fill, assembly, first, begin, min(begin + _PIECE, count)))
+            end = min(begin + _PIECE, count)
+            assembly.pieces.append(partial(self._fill, ahead, assembly, first, begin, end))
         assembly.pad(count)
         return assembly
 
-    def _fill(self, assembly: Assembly, first: int, begin: int, end: int) -> None:
+    def _fill(self, ahead: RangeAhead, assembly: Assembly, first: int, begin: int, end: int) -> None:
+        index = self._reader.index
         for slot in range(begin, end):
-            assembly.fill(slot, first + slot, partial(evaluation_view, resize=self.resize))
+            row = first + slot
+            assembly.fill(
+                slot, Sample(row, index.label(row), partial(index.key, row)), partial(self._render, ahead, row)
+            )
+
+    def _render(self, ahead: RangeAhead, row: int, places: Sequence[Tensor]) -> None:
+        evaluation_view(Photograph(self._reader.read(row, ahead.advance(row))), places[0], self.resize)
+
+
+class _Latest:
+    """The photograph a piece shows: the repeats of a sample follow each other, and it is decoded once for them."""
+
+    def __init__(self) -> None:
+        self._of: tuple[int, int] | None = None
+        self._photograph: Photograph | None = None
+
+    def photograph(self, of: tuple[int, int], data: bytes) -> Photograph:
+        if self._of != of or self._photograph is None:
+            self._photograph, self._of = Photograph(data), of
+        return self._photograph

@@ -3,12 +3,14 @@
 <url>/dataset.json                  pointer to the current version; replaced last, at once: the commit
 <url>/_vit/<digest>.json            an immutable version: fields, classes, splits, statistics, origin
 <url>/_vit/<digest>.<split>.parquet its shard list
-<url>/<split>/00000.tar             samples in WebDataset's layout, beside 00000.index.parquet and 00000_stats.json
+<url>/_vit/index/<digest>.parquet   the index of a shard that a later version edited, or of a tar that others wrote
+<url>/<split>/<batch>-00000.tar     samples in WebDataset's layout, beside <batch>-00000.index.parquet and …_stats.json
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +24,12 @@ from vitcore.data.index import SCHEMA, Index, decode, encode
 from vitcore.errors import RequestError, WorkError
 from vitcore.identity import digest
 
-FORMAT = 1
+FORMAT = 2
 POINTER = "dataset.json"
 FOLDER = "_vit"
+Channels = tuple[float, float, float]
+"""A value for each of red, green and blue."""
+_IMAGENET: tuple[Channels, Channels] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _VERSION_FILE = re.compile(r"([0-9a-f]{16})\.json")
 _READERS = 16  # index files fetched at once: latency of a remote store, not CPU, bounds this
 _SHARDS = pa.schema(
@@ -58,15 +63,46 @@ class Shard(Value):
     """One tar of a version."""
 
     name: str
-    """Relative to the dataset's URL (``train/00000.tar``), or absolute where the tar lies elsewhere."""
+    """Relative to the dataset's URL (``train/3fa9c1d2-00000.tar``), or absolute where the tar lies elsewhere."""
     samples: int
+    """Rows of its index: what an edit has left of the tar's samples."""
     bytes: int
+    """Of the tar."""
     checksum: str
     """SHA-256 of the tar, in hex."""
     index: str
     """Its index file, relative to the dataset's URL."""
     index_digest: str
     """Digest of the index's rows (`vitcore.data.index.rows_digest`)."""
+
+
+class Moments(Value):
+    """Exact sums over pixels, from which channel statistics follow for any union of shards."""
+
+    pixels: int = 0
+    sums: tuple[int, int, int] = (0, 0, 0)
+    """Sum of each channel's 8-bit values (RGB)."""
+    squares: tuple[int, int, int] = (0, 0, 0)
+    """Sum of their squares."""
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            pixels=self.pixels + other.pixels,
+            sums=_add(self.sums, other.sums),
+            squares=_add(self.squares, other.squares),
+        )
+
+    def statistics(self) -> tuple[Channels, Channels]:
+        """Channel means and deviations in [0, 1]; those of ImageNet where no pixel was counted."""
+        if not self.pixels:
+            return _IMAGENET
+        means = [total / self.pixels for total in self.sums]
+        stds = [
+            math.sqrt(max(0.0, square / self.pixels - mean**2))
+            for mean, square in zip(means, self.squares, strict=True)
+        ]
+        red, green, blue = ((round(mean / 255, 6), round(std / 255, 6)) for mean, std in zip(means, stds, strict=True))
+        return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])
 
 
 class SplitInfo(Value):
@@ -78,6 +114,8 @@ class SplitInfo(Value):
     """Bytes of its tars."""
     class_counts: tuple[int, ...] = ()
     """Samples of each class, in the order of the manifest's classes; empty without labels."""
+    moments: Moments = Moments()
+    """Of the photographs that were written for it; those that an edit left out later still count."""
 
 
 class Manifest(Value):
@@ -89,9 +127,9 @@ class Manifest(Value):
     classes: tuple[str, ...] = ()
     """Class names; a label is a position here."""
     splits: dict[str, SplitInfo]
-    mean: tuple[float, float, float]
+    mean: Channels
     """Channel means of the training photographs, in [0, 1]."""
-    std: tuple[float, float, float]
+    std: Channels
     """Channel deviations of the training photographs, in [0, 1]."""
     source: str
     """What was ingested."""
@@ -101,10 +139,14 @@ class Manifest(Value):
     """Photographs left out, by reason."""
     rejects_file: str | None = None
     """Which ones, one JSON object a line; relative to the dataset's URL."""
-    identities: tuple[str, ...] = ()
-    """Identities of the ingests that gave exactly this version."""
+    excluded: str | None = None
+    """List of the photographs that were left out on purpose and stay out; relative to the dataset's URL."""
     parent: str | None = None
     """Digest of the version that this one was made from."""
+    change: str = ""
+    """What was done to the parent, in words."""
+    license: str | None = None
+    """Terms of the photographs, as whoever ingested them gave them."""
 
 
 class Dataset:
@@ -232,7 +274,7 @@ def read_version(url: str, version: str) -> Manifest:
     Raises:
         RequestError: there is no such version, or a newer release wrote it.
     """
-    name = storage.join(url, FOLDER, f"{version}.json")
+    name = version_file(url, version)
     try:
         tree = json.loads(storage.read(name))
     except (FileNotFoundError, NotADirectoryError):
@@ -241,6 +283,8 @@ def read_version(url: str, version: str) -> Manifest:
         raise WorkError(f"the manifest {name} is damaged ({error}); ingest again") from error
     if isinstance(tree, dict) and tree.get("format", 0) > FORMAT:
         raise RequestError(f"{name} has format {tree['format']}; this release reads up to {FORMAT}: upgrade")
+    if isinstance(tree, dict) and tree.get("format", FORMAT) < FORMAT:
+        raise RequestError(f"{name} has format {tree['format']}, of before the first release; ingest it again")
     try:
         return Manifest.model_validate(tree)
     except ValidationError as error:
@@ -256,42 +300,82 @@ def version_digest(manifest: Manifest, shards: Mapping[str, Sequence[Shard]]) ->
     return digest({"format": FORMAT, "fields": manifest.fields, "classes": manifest.classes, "splits": splits})
 
 
-def publish(url: str, manifest: Manifest, shards: Mapping[str, Sequence[Shard]]) -> DatasetRef:
+def publish(
+    url: str,
+    manifest: Manifest,
+    shards: Mapping[str, Sequence[Shard]],
+    *,
+    expected: str | None = None,
+    identity: str | None = None,
+) -> DatasetRef:
     """Publish a version: shard lists, then the manifest, then the pointer. The shards must already be there.
 
-    A version that exists already only learns of another identity; publishing it again changes nothing else.
+    Publishing a version that exists already changes nothing but the pointer.
+
+    Args:
+        url: of the dataset.
+        manifest: the version.
+        shards: of each split.
+        expected: digest that the pointer named when the work on this version began; None: there was none.
+        identity: of the ingest, by which `find` will know the version.
+
+    Raises:
+        WorkError: the pointer names another version by now.
     """
     url = storage.absolute(url)
     version = version_digest(manifest, shards)
-    name = storage.join(url, FOLDER, f"{version}.json")
-    if storage.exists(name):
-        known = read_version(url, version)
-        manifest = known.model_copy(
-            update={"identities": tuple(dict.fromkeys([*known.identities, *manifest.identities]))}
-        )
-    else:
+    name = version_file(url, version)
+    if not storage.exists(name):
         for split, listed in shards.items():
             table = pa.Table.from_pylist([shard.model_dump() for shard in listed], schema=_SHARDS)
             storage.write(storage.join(url, FOLDER, f"{version}.{split}.parquet"), encode(table))
-    storage.write(name, manifest.model_dump_json(indent=1).encode())
-    point(url, version)
+        storage.write(name, manifest.model_dump_json(indent=1).encode())
+    if identity is not None:
+        storage.write(_identity_file(url, identity), json.dumps({"digest": version}).encode())
+    point(url, version, expected=expected)
     return DatasetRef(url=url, digest=version)
 
 
-def point(url: str, version: str) -> None:
-    """Make a published version the current one."""
-    if current(url) != version:
-        storage.write(storage.join(url, POINTER), json.dumps({"format": FORMAT, "digest": version}).encode())
+def point(url: str, version: str, *, expected: str | None) -> None:
+    """Make a published version the current one, if `expected` (or this very version) still is.
+
+    Raises:
+        WorkError: somebody else published meanwhile.
+    """
+    name = storage.join(url, POINTER)
+    tag = storage.tag(name)  # before the reading: whoever writes between the two is found out
+    now = current(url)
+    if now == version:
+        return
+    data = json.dumps({"format": FORMAT, "digest": version}).encode()
+    if now != expected or not storage.replace(name, data, tag):
+        raise WorkError(
+            f"somebody else published a version at {url} meanwhile; run this again: what was written is found again"
+        )
 
 
 def find(url: str, identity: str) -> DatasetRef | None:
-    """The version that an ingest of this identity published at `url`, the current one by preference."""
+    """The version that an ingest of this identity published at `url`, if it is still there."""
     url = storage.absolute(url)
-    for version in versions(url):
-        if identity in read_version(url, version).identities:
-            return DatasetRef(url=url, digest=version)
-    return None
+    try:
+        version = str(json.loads(storage.read(_identity_file(url, identity)))["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return DatasetRef(url=url, digest=version) if storage.exists(version_file(url, version)) else None
+
+
+def version_file(url: str, version: str) -> str:
+    """Where a version's manifest lies."""
+    return storage.join(url, FOLDER, f"{version}.json")
+
+
+def _identity_file(url: str, identity: str) -> str:
+    return storage.join(url, FOLDER, "identities", f"{identity}.json")
 
 
 def _known(url: str) -> str:
     return ", ".join(versions(url)) or "none"
+
+
+def _add(one: tuple[int, int, int], other: tuple[int, int, int]) -> tuple[int, int, int]:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2]

@@ -148,8 +148,8 @@ class LaneOrder:
 
     def run(self, lane: int, start: int, stop: int) -> tuple[Ints, Ints]:
         """Epochs and index rows of samples [start, stop) of a lane, counted over all its epochs."""
-        first = lane * self.samples // self.lanes
-        length = (lane + 1) * self.samples // self.lanes - first
+        owned = self._positions(lane)
+        first, length = owned.start, len(owned)
         epochs, rows = np.empty(stop - start, np.int64), np.empty(stop - start, np.int64)
         at = start
         while at < stop:
@@ -164,6 +164,34 @@ class LaneOrder:
                 rows[part] = self._epoch(epoch).rows(first + block * self.window + within)
             at += count
         return epochs, rows
+
+    def span(self, lane: int, sample: int) -> tuple[int, int, int]:
+        """Lane, epoch and number of the window that a lane's sample, counted over all its epochs, lies in."""
+        epoch, inside = divmod(sample, len(self._positions(lane)))
+        return lane, epoch, inside // self.window
+
+    def next_span(self, span: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The window that a lane shows after one of its windows."""
+        lane, epoch, block = span
+        last = (block + 1) * self.window >= len(self._positions(lane))
+        return (lane, epoch + 1, 0) if last else (lane, epoch, block + 1)
+
+    def turns(self, span: tuple[int, int, int]) -> range:
+        """Which of its lane's samples, counted over all epochs, a window shows."""
+        lane, epoch, block = span
+        length = len(self._positions(lane))
+        first = block * self.window
+        return range(epoch * length + first, epoch * length + min(first + self.window, length))
+
+    def window_rows(self, lane: int, epoch: int, block: int) -> Ints:
+        """Index rows of a window in the order of their positions: a few runs of neighbouring rows, not permuted."""
+        positions = self._positions(lane)[block * self.window : (block + 1) * self.window]
+        with self._lock:
+            return self._epoch(epoch).stretch(positions)
+
+    def _positions(self, lane: int) -> range:
+        """Positions of an epoch that a lane owns."""
+        return range(lane * self.samples // self.lanes, (lane + 1) * self.samples // self.lanes)
 
     def _window(self, lane: int, epoch: int, block: int, size: int) -> Ints:
         kept = self._windows.get(lane)
@@ -218,6 +246,19 @@ class _Epoch:
             chosen = members[nth]
             rows[here] = self._shards.starts[chosen] + positions[here] - (ends[nth] - self._shards.sizes[chosen])
         return rows
+
+    def stretch(self, positions: range) -> Ints:
+        """`rows` of positions without a gap, shard by shard: much faster."""
+        runs, at = [], positions.start
+        while at < positions.stop:
+            members, ends = self._hand(int(np.searchsorted(self._ends, at, side="right")))
+            nth = int(np.searchsorted(ends, at, side="right"))
+            chosen, end = int(members[nth]), int(ends[nth])
+            count = min(end, positions.stop) - at
+            row = int(self._shards.starts[chosen] + self._shards.sizes[chosen]) - (end - at)
+            runs.append(np.arange(row, row + count, dtype=np.int64))
+            at += count
+        return np.concatenate(runs or [np.empty(0, np.int64)])
 
     def _hand(self, place: int) -> tuple[Ints, Ints]:
         """Shards of the hand at a place of this epoch, in order, and the position after each one's last sample."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -24,31 +25,44 @@ from vitcore.data import tar
 from vitcore.data.convert import Form, Stored, UnfitError, convert, quiet
 from vitcore.data.corpus import Reject
 from vitcore.data.index import SCHEMA, encode, rows_digest
-from vitcore.data.manifest import Shard, Value
+from vitcore.data.manifest import Moments, Shard, Value
+from vitcore.data.places import Place, fetch
 from vitcore.errors import WorkError
 from vitcore.identity import canonical_json, digest
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """Raised when the same samples would be stored as other bytes."""
+SAMPLES = pa.schema(
+    [
+        ("key", pa.string()),  # unique in the dataset; derived from the content
+        ("url", pa.string()),  # with the next three: where the photograph lies (`vitcore.data.places.Place`)
+        ("start", pa.int64()),
+        ("stop", pa.int64()),
+        ("column", pa.string()),
+        ("source", pa.string()),
+        ("origin", pa.binary(32)),  # SHA-256 of the photograph as it lies there
+        ("label", pa.int64()),  # position in the classes; -1: none
+        ("class", pa.string()),  # its name
+        ("captions", pa.list_(pa.string())),
+        ("group", pa.string()),
+        ("extra", pa.string()),
+    ]
+)
+"""Photographs that were read once, have their place, and wait to be stored."""
+SCRATCH = ".shard-"
+"""Begins the names of folders that shards grow in."""
+_SAME = (
+    "key",
+    "source",
+    "label",
+    "class",
+    "captions",
+    "group",
+    "extra",
+)  # with `origin`: all of the bytes follow
 _READERS = 8  # photographs fetched at once from a remote store
 _AHEAD = 16  # photographs held before their turn
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A photograph that was read once, has its place, and waits to be stored."""
-
-    key: str
-    """Unique in the dataset; derived from the content."""
-    url: str
-    source: str
-    hash: str
-    """SHA-256 of the file, in hex."""
-    label: int
-    """Position in the classes; -1: none."""
-    label_name: str | None
-    captions: tuple[str, ...]
-    group: str
+_ROWS = 1024  # rows of the plan turned into objects at a time
 
 
 @dataclass(frozen=True)
@@ -58,8 +72,11 @@ class ShardJob:
     url: str
     """Of the dataset."""
     split: str
+    batch: str
+    """Names the ingest's new photographs: two ingests never write one file, and one ingest writes it twice alike."""
     number: int
-    samples: tuple[Sample, ...] = field(repr=False)
+    samples: pa.Table = field(repr=False)
+    """Of the schema `SAMPLES`."""
     form: Form
     classes: int
     """How many there are."""
@@ -67,13 +84,21 @@ class ShardJob:
     @property
     def stem(self) -> str:
         """The shard's path below the dataset's URL, without extension."""
-        return f"{self.split}/{self.number:05d}"
+        return f"{self.split}/{self.batch}-{self.number:05d}"
 
     @cached_property
     def digest(self) -> str:
         """What the shard will hold; its marker must say the same."""
-        rows = [[s.key, s.source, s.hash, s.label, s.label_name, s.captions, s.group] for s in self.samples]
-        return digest({"layout": LAYOUT_VERSION, "form": asdict(self.form), "classes": self.classes, "samples": rows})
+        return digest({"form": asdict(self.form), "classes": self.classes, "samples": samples_digest(self.samples)})
+
+
+def samples_digest(samples: pa.Table) -> str:
+    """SHA-256 of what the stored bytes of these samples follow from (not of where they lie)."""
+    total = hashlib.sha256(f"layout {LAYOUT_VERSION}".encode())
+    for name in _SAME:
+        total.update(canonical_json([name, samples.column(name).to_pylist()]).encode())
+    total.update(b"".join(samples.column("origin").to_pylist()))
+    return total.hexdigest()
 
 
 class ShardResult(Value):
@@ -84,10 +109,7 @@ class ShardResult(Value):
     split: str
     shard: Shard
     class_counts: tuple[int, ...]
-    pixels: int
-    sums: tuple[int, int, int]
-    """Sum of each channel's 8-bit values over all pixels."""
-    squares: tuple[int, int, int]
+    moments: Moments
     rejects: tuple[Reject, ...]
 
 
@@ -103,7 +125,7 @@ def write_shard(job: ShardJob) -> ShardResult:
         if finished is not None:
             return finished
         storage.remove(stats)  # of an abandoned ingest; must never vouch for what is written now
-        with quiet(), tempfile.TemporaryDirectory(prefix=".shard-", dir=_scratch(job)) as folder:
+        with quiet(), tempfile.TemporaryDirectory(prefix=_scratch_name(job), dir=_scratch(job)) as folder:
             path = Path(folder) / "shard.tar"
             with path.open("wb") as file:
                 writer = _Writer(file, job)
@@ -133,23 +155,25 @@ class _Writer:
         self._sums = [0, 0, 0]
         self._squares = [0, 0, 0]
 
-    def add(self, sample: Sample, data: bytes) -> None:
+    def add(self, sample: dict[str, Any], data: bytes) -> None:
         try:
             stored = convert(data, self._job.form)
         except UnfitError as error:
-            self._rejects.append(Reject(sample.source, str(error)))
+            self._rejects.append(Reject(sample["source"], str(error)))
             return
-        offset = self._member(f"{sample.key}.{stored.extension}", stored.data)
-        if sample.label >= 0:
-            self._member(f"{sample.key}.cls", str(sample.label).encode())
-            self._counts[sample.label] += 1
-        if sample.captions:  # foreign readers take the one text; all captions are in the JSON and in the index
-            self._member(f"{sample.key}.txt", sample.captions[0].encode())
-        self._member(f"{sample.key}.json", canonical_json(_metadata(sample, stored)).encode())
+        key = sample["key"]
+        offset = self._member(f"{key}.{stored.extension}", stored.data)
+        if sample["label"] >= 0:
+            self._member(f"{key}.cls", str(sample["label"]).encode())
+            self._counts[sample["label"]] += 1
+        if sample["captions"]:  # foreign readers take the one text; all captions are in the JSON and in the index
+            self._member(f"{key}.txt", sample["captions"][0].encode())
+        self._member(f"{key}.json", canonical_json(_metadata(sample, stored)).encode())
         self._rows.append(_row(sample, stored, offset))
-        self._pixels += stored.width * stored.height
-        self._sums = [total + one for total, one in zip(self._sums, stored.sums, strict=True)]
-        self._squares = [total + one for total, one in zip(self._squares, stored.squares, strict=True)]
+        if stored.sums is not None and stored.squares is not None:
+            self._pixels += stored.width * stored.height
+            self._sums = [total + one for total, one in zip(self._sums, stored.sums, strict=True)]
+            self._squares = [total + one for total, one in zip(self._squares, stored.squares, strict=True)]
 
     def close(self) -> tuple[pa.Table, ShardResult]:
         self._write(tar.END)
@@ -168,9 +192,11 @@ class _Writer:
             split=self._job.split,
             shard=shard,
             class_counts=tuple(self._counts),
-            pixels=self._pixels,
-            sums=(self._sums[0], self._sums[1], self._sums[2]),
-            squares=(self._squares[0], self._squares[1], self._squares[2]),
+            moments=Moments(
+                pixels=self._pixels,
+                sums=(self._sums[0], self._sums[1], self._sums[2]),
+                squares=(self._squares[0], self._squares[1], self._squares[2]),
+            ),
             rejects=tuple(self._rejects),
         )
         return table, result
@@ -187,38 +213,34 @@ class _Writer:
         self._at += len(data)
 
 
-def _metadata(sample: Sample, stored: Stored) -> dict[str, Any]:
-    """The sample's ``.json``: the names img2dataset uses, where it has one."""
+def _metadata(sample: dict[str, Any], stored: Stored) -> dict[str, Any]:
+    """The sample's ``.json``: the names img2dataset uses; the corpus's own metadata never replaces them."""
     metadata: dict[str, Any] = {
-        "key": sample.key,
-        "source": sample.source,
-        "sha256": sample.hash,
+        "key": sample["key"],
+        "source": sample["source"],
+        "sha256": sample["origin"].hex(),
         "width": stored.width,
         "height": stored.height,
         "original_width": stored.original_width,
         "original_height": stored.original_height,
     }
-    if sample.label_name is not None:
-        metadata["class"] = sample.label_name
-    if sample.captions:
-        metadata |= {"caption": sample.captions[0], "captions": sample.captions}
-    return metadata
+    if sample["class"] is not None:
+        metadata["class"] = sample["class"]
+    if sample["captions"]:
+        metadata |= {"caption": sample["captions"][0], "captions": sample["captions"]}
+    return {**json.loads(sample["extra"]), **metadata} if sample["extra"] else metadata
 
 
-def _row(sample: Sample, stored: Stored, offset: int) -> dict[str, Any]:
-    return {
-        "key": sample.key,
+def _row(sample: dict[str, Any], stored: Stored, offset: int) -> dict[str, Any]:
+    same = {name: sample[name] for name in ("key", "label", "captions", "group", "source", "origin", "extra")}
+    return same | {
         "offset": offset,
         "size": len(stored.data),
         "extension": stored.extension,
-        "label": sample.label,
-        "captions": sample.captions,
         "width": stored.width,
         "height": stored.height,
         "hash": hashlib.sha256(stored.data).digest(),
         "phash": stored.phash,
-        "group": sample.group,
-        "source": sample.source,
     }
 
 
@@ -241,29 +263,37 @@ def _scratch(job: ShardJob) -> Path | None:
         return None
     folder = storage.local_path(job.url) / job.split
     folder.mkdir(parents=True, exist_ok=True)
+    for abandoned in folder.glob(f"{_scratch_name(job)}*"):
+        shutil.rmtree(abandoned, ignore_errors=True)  # of a killed writer of this very shard
     return folder
 
 
-def _photographs(samples: Sequence[Sample]) -> Iterator[tuple[Sample, bytes]]:
-    """Each sample with its file's bytes, in order; remote ones are fetched ahead of their turn."""
-    if all(storage.is_local(sample.url) for sample in samples):
-        yield from ((sample, _photograph(sample)) for sample in samples)
+def _scratch_name(job: ShardJob) -> str:
+    return f"{SCRATCH}{job.batch}-{job.number:05d}-"
+
+
+def _photographs(samples: pa.Table) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Each sample with its photograph's bytes, in order; remote ones are fetched ahead of their turn."""
+    rows = (row for batch in samples.to_batches(max_chunksize=_ROWS) for row in batch.to_pylist())
+    if all(storage.is_local(url) for url in samples.column("url").unique().to_pylist()):
+        yield from ((row, _photograph(row)) for row in rows)
         return
     with ThreadPoolExecutor(_READERS) as pool:
-        waiting: deque[tuple[Sample, Future[bytes]]] = deque()
-        for sample in samples:
-            waiting.append((sample, pool.submit(_photograph, sample)))
+        waiting: deque[tuple[dict[str, Any], Future[bytes]]] = deque()
+        for row in rows:
+            waiting.append((row, pool.submit(_photograph, row)))
             if len(waiting) >= _AHEAD:
                 first, data = waiting.popleft()
                 yield first, data.result()
         yield from ((first, data.result()) for first, data in waiting)
 
 
-def _photograph(sample: Sample) -> bytes:
+def _photograph(sample: dict[str, Any]) -> bytes:
+    place = Place(sample["url"], sample["start"], sample["stop"], sample["column"])
     try:
-        data = storage.read(sample.url)
+        data = fetch(place)
     except OSError as error:
-        raise WorkError(f"{sample.url} could be listed but not read again ({error}); run the ingest again") from error
-    if hashlib.sha256(data).hexdigest() != sample.hash:
-        raise WorkError(f"{sample.url} changed while it was being ingested; run the ingest again")
+        raise WorkError(f"{place.url} could be listed but not read again ({error}); run the ingest again") from error
+    if hashlib.sha256(data).digest() != sample["origin"]:
+        raise WorkError(f"{place.url} changed while it was being ingested; run the ingest again")
     return data

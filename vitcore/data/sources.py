@@ -1,117 +1,150 @@
 """What lies in a raw corpus: its photographs with labels, captions, groups and given splits, before any is read.
 
-    root/CLASS/*.jpg                    class folders
-    root/{train,val,test}/CLASS/*.jpg   the same with given splits (or photographs directly below a split)
-    root/*.jpg                          photographs without labels
-    table.csv | .tsv | .parquet | .jsonl  a row a photograph, or several rows with a caption each
-
-All of it from a local path or any store that `vitcore.storage` reads. Which files are photographs is decided by their
-content, later; here only well-known companions (text, tables, hidden files) are left out by name.
+A source is a folder of photographs, a table, a Hugging Face folder, a set of tars or a dataset of ours, on a local path
+or in any store that `vitcore.storage` reads. Which of them it is, is seen from what is there.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from vitcore import storage
-from vitcore.data.corpus import SPLITS, Corpus, Item, Reject, class_order
-from vitcore.data.ingest_config import TableConfig
+from vitcore.data import folders, huggingface, resharding, tarsets
+from vitcore.data.corpus import Corpus
+from vitcore.data.files import Files, below
+from vitcore.data.ingest_config import IngestConfig
+from vitcore.data.manifest import FOLDER, POINTER
+from vitcore.data.reading import open_file
 from vitcore.data.tables import TABLES, read_table
+from vitcore.data.tarsets import TarSet
 from vitcore.errors import RequestError
 
-_COMPANIONS = frozenset(
-    {".txt", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".md", ".html", ".xml", ".yaml", ".yml"}
-    | {".log", ".ini", ".db", ".py", ".pdf", ".pkl", ".npy", ".npz"}
-)
+_NO_FILES = Files([], [], [], [])
+Kind = Literal["folder", "table", "saved", "parquet", "tars", "dataset"]
 
 
-def read_corpus(source: str, table: TableConfig | None = None) -> Corpus:
-    """List a corpus; the kind is seen from what is there.
+@dataclass(frozen=True)
+class Source:
+    """A source and what it is."""
+
+    kind: Kind
+    """``saved``: by Hugging Face's `save_to_disk`; ``parquet``: files with the images inside."""
+    url: str
+    """Absolute path, URL or pattern."""
+    files: Files = field(default=_NO_FILES, repr=False)
+    """The files of a folder."""
+    tars: TarSet | None = field(default=None, repr=False)
+
+
+def read_corpus(source: str | Source, config: IngestConfig | None = None) -> Corpus:
+    """List a corpus.
+
+    Args:
+        source: path, URL or pattern, or what `recognise` made of it.
+        config: the settings.
 
     Raises:
         RequestError: nothing is there, no photographs, an empty class, or a table without the columns asked for.
     """
-    url = storage.absolute(source)
-    if not storage.exists(url):
-        raise RequestError(f"the source {source} does not exist; give a folder of images or a .csv, .parquet or .jsonl")
-    if PurePosixPath(url).suffix.lower() in TABLES:
-        corpus = read_table(url, table or TableConfig())
-    elif storage.is_local(url) and storage.local_path(url).is_file():
-        known = ", ".join(TABLES)
-        raise RequestError(f"the source {source} is a file of an unknown kind; give a folder or a table ({known})")
-    else:
-        corpus = _read_folder(url)
-    if not corpus.items:
-        raise RequestError(f"the source {source} holds no images; give a folder or table that does")
+    config = config or IngestConfig()
+    found = recognise(source, config) if isinstance(source, str) else source
+    corpus = _read(found, config)
+    if not len(corpus) and not corpus.rejects:
+        raise RequestError(f"the source {found.url} holds no images; give a folder or table that does")
     return corpus
 
 
-def _read_folder(root: str) -> Corpus:
-    found, folders = _walk(root)
-    files = [path for path in found if _utf8(path) == path]
-    rejects = tuple(Reject(_utf8(path), "its name is not UTF-8") for path in found if _utf8(path) != path)
-    tops = {path.split("/", 1)[0] for path in [*folders, *(file for file in files if "/" in file)]}
-    split_of = {top: SPLITS[top.lower()] for top in tops if top.lower() in SPLITS}
-    given = bool(tops) and split_of.keys() == tops
-    depth = 1 if given else 0  # of the class folder
-    labelled = any(path.count("/") > depth for path in files)
-    if labelled:
-        _refuse_ambiguous(root, files, folders, depth)
-    items = []
-    for path in files:
-        parts = path.split("/")
-        label = parts[depth] if labelled else None
-        split = split_of[parts[0]] if given and len(parts) > 1 else None
-        items.append(Item(url=f"{root}/{path}", source=path, label=label, split=split))
-    classes = class_order(item.label for item in items if item.label is not None)
-    return Corpus(root, ("image", "label") if labelled else ("image",), classes, tuple(items), rejects)
+def _read(found: Source, config: IngestConfig) -> Corpus:
+    match found.kind:
+        case "table":
+            return read_table(found.url, config)
+        case "saved":
+            return huggingface.read_saved(found.url, found.files, config)
+        case "parquet":
+            return huggingface.read_parquet(found.url, found.files, config)
+        case "dataset":
+            return resharding.read_dataset(found.url, config)
+        case "tars":
+            assert found.tars is not None
+            return resharding.read_tars(found.tars, config)
+        case "folder":
+            return folders.read_folder(found.url, found.files, config)
 
 
-def _refuse_ambiguous(root: str, files: Sequence[str], folders: Sequence[str], depth: int) -> None:
-    loose = [path for path in files if path.count("/") <= depth]
-    if loose:
+def recognise(source: str, config: IngestConfig | None = None) -> Source:
+    """What a source is.
+
+    Raises:
+        RequestError: nothing is there, or it is of no known kind, or of two.
+    """
+    if tarsets.is_pattern(source):
+        found = tarsets.matching(source)
+        return Source("tars", found.source, tars=found)
+    url = storage.absolute(source)
+    if not storage.exists(url):
+        raise RequestError(f"the source {source} does not exist; give a folder of images or a .csv, .parquet or .jsonl")
+    suffix = PurePosixPath(url).suffix.lower()
+    if suffix == ".parquet" and _is_file(url) and _holds_images(url, config or IngestConfig()):
+        folder, name = url.rsplit("/", 1)
+        entry = storage.entry(url)
+        return Source("parquet", folder, Files([name], [entry.size], [entry.stamp], [suffix]))
+    if suffix in TABLES:
+        return Source("table", url)
+    if tarsets.is_tar(url) and _is_file(url):
+        return Source("tars", url, tars=tarsets.one(url))
+    if _is_file(url):
+        known = ", ".join([*TABLES, tarsets.PLAIN])
         raise RequestError(
-            f"the source {root} has class folders, but {loose[0]} is in none of them; move it into a class or away"
+            f"the source {source} is a file of an unknown kind; give a folder, a table or a tar ({known})"
         )
-    filled = {"/".join(path.split("/")[: depth + 1]) for path in files}
-    empty = sorted(folder for folder in folders if folder.count("/") == depth and folder not in filled)
-    if empty:
-        raise RequestError(f"the class folder {root}/{empty[0]} holds no images; fill it or remove it")
+    return _recognise_folder(url, below(url), config or IngestConfig())
 
 
-def _walk(root: str) -> tuple[list[str], list[str]]:
-    """Files that may be photographs and all folders below `root`, as relative paths in spelling order."""
-    if not storage.is_local(root):
-        fs, base = storage.filesystem(root)
-        found = [str(path)[len(base) :].strip("/") for path in fs.find(base)]
-        return sorted(path for path in found if path and _candidate(path)), []
-    files: list[str] = []
-    folders: list[str] = []
-
-    def visit(folder: Path, prefix: str, above: frozenset[str]) -> None:
-        here = os.path.realpath(folder)
-        if here in above:
-            return  # a link back up
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                path = prefix + entry.name
-                if entry.is_dir():
-                    if not entry.name.startswith("."):
-                        folders.append(path)
-                        visit(Path(entry.path), path + "/", above | {here})
-                elif _candidate(path):
-                    files.append(path)
-
-    visit(storage.local_path(root), "", frozenset())
-    return sorted(files), sorted(folders)
+def _is_file(url: str) -> bool:
+    if storage.is_local(url):
+        return storage.local_path(url).is_file()
+    fs, path = storage.filesystem(url)
+    return bool(fs.isfile(path))
 
 
-def _utf8(path: str) -> str:
-    return path.encode("utf-8", "backslashreplace").decode()
+def _recognise_folder(url: str, files: Files, config: IngestConfig) -> Source:
+    if not huggingface.MARKS.isdisjoint(files.paths):
+        return Source("saved", url, files)
+    parquet = files.only(lambda extension: extension == ".parquet")
+    if POINTER in files.paths and any(_is_our_index(path) for path in parquet.paths):
+        return Source("dataset", url)
+    images = {f".{extension.lower()}" for extension in config.tar.image}
+    picture = next(iter(files.only(images.__contains__).paths), None)
+    tars = tarsets.in_folder(url, files)
+    tar = next((one.name for one in tars.tars if not one.compressed), None)
+    if tar is not None and picture is not None:
+        raise RequestError(
+            f"the source {url} holds tars ({tar}) and photographs beside them ({picture}); "
+            f"give a pattern for the tars ({url}/*.tar), or move them away"
+        )
+    if tars.tars and picture is None:
+        return Source("tars", url, tars=tars)
+    if parquet.paths and picture is None:
+        return Source("parquet", url, parquet)
+    return Source("folder", url, files)
 
 
-def _candidate(path: str) -> bool:
-    pure = PurePosixPath(path)
-    return pure.suffix.lower() not in _COMPANIONS and not any(part.startswith(".") for part in pure.parts)
+def _is_our_index(path: str) -> bool:
+    """Whether a file is the index of a tar that we wrote, and not of one that we adopted."""
+    return path.endswith(".index.parquet") and not path.startswith(f"{FOLDER}/")
+
+
+def _holds_images(url: str, config: IngestConfig) -> bool:
+    """Whether a Parquet file holds the images themselves, and not their paths."""
+    try:
+        with open_file(url) as file:
+            schema = pq.read_schema(file)
+    except (OSError, pa.ArrowInvalid):
+        return False  # said when it is read as a table
+    images = huggingface.image_columns(schema)
+    return config.table.image in images or (bool(images) and config.table.image not in schema.names)

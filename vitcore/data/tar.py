@@ -11,6 +11,11 @@ BLOCK = 512
 END = bytes(2 * BLOCK)
 """What closes a tar."""
 _LARGEST = 8**11 - 1  # what the size field of a ustar header holds, in octal
+# What every header is made of besides name, size and checksum, in order.
+_MODE = b"0000644\0" + b"0000000\0" * 2  # mode, owner, group
+_TIME = b"00000000000\0"
+_KIND = b"\0 " + b"0" + bytes(100) + b"ustar\x0000" + bytes(247)  # end of the checksum; a regular file; no link
+_CONSTANT_SUM = sum(_MODE) + sum(_TIME) + sum(_KIND[2:]) + 8 * ord(" ")  # the checksum counts itself as blanks
 
 
 class Member(NamedTuple):
@@ -32,15 +37,9 @@ def header(name: str, size: int) -> bytes:
     encoded = name.encode("ascii")
     if len(encoded) > 100 or size > _LARGEST:
         raise ValueError(f"{name!r} of {size} bytes does not fit a ustar header")
-    head = bytearray(BLOCK)
-    head[0 : len(encoded)] = encoded
-    head[100:136] = b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" % size  # mode, owner, group, size
-    head[136:148] = b"00000000000\0"  # time
-    head[148:156] = b" " * 8  # the checksum counts itself as blanks
-    head[156:157] = b"0"  # a regular file
-    head[257:265] = b"ustar\x0000"
-    head[148:156] = b"%06o\0 " % sum(head)
-    return bytes(head)
+    digits = b"%011o" % size
+    checksum = _CONSTANT_SUM + sum(encoded) + sum(digits)
+    return b"%b%b%b\0%b%06o%b" % (encoded.ljust(100, b"\0"), _MODE, digits, _TIME, checksum, _KIND)
 
 
 def padding(size: int) -> bytes:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vitcore.data.augment import default_resize, evaluation_view
-from vitcore.data.decode import decode
+from vitcore.data.decode import Photograph
 from vitcore.models.pretrained import ModelCard, Pretrained
 from vitcore.objectives.objective import Normalize
 
@@ -23,7 +23,7 @@ def view(data: bytes, card: ModelCard) -> Tensor:
     """
     size = card.image_size
     view_CHW = torch.empty(3, size, size, dtype=torch.uint8)
-    evaluation_view(decode(data), view_CHW, default_resize(size) if card.resize is None else card.resize)
+    evaluation_view(Photograph(data), view_CHW, default_resize(size) if card.resize is None else card.resize)
     return view_CHW
 
 

@@ -5,6 +5,7 @@ The logits stay in `Outcomes`, saved beside the report; a comparison or a gate n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -32,6 +33,30 @@ class ClassRow(Config):
     """Fraction of its samples classified rightly (recall), with Wilson's interval; `accuracy.n` samples."""
     predicted: int
     """Samples that were taken for this class, rightly or not."""
+
+
+class TrainingOverlap(Config):
+    """How many of the photographs of a split the model, or one it was made from, was trained on."""
+
+    training: tuple[str, ...]
+    """Digests of the dataset versions compared with."""
+    missing: tuple[str, ...] = ()
+    """Training data that could not be compared with, and why, a sentence each."""
+    samples: int
+    """Photographs of the split."""
+    exact: int
+    """Of them, those whose content is among the training photographs."""
+    near: int
+    """Of the others, those with a near copy there."""
+    clean: dict[str, Estimate]
+    """Metrics of the photographs that have no copy there; empty when all or none have one."""
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """`overlap_exact` and `overlap_near`; empty when nothing could be compared."""
+        if not self.training:
+            return {}
+        return {"overlap_exact": self.exact / self.samples, "overlap_near": self.near / self.samples}
 
 
 class Report(Config):
@@ -62,6 +87,13 @@ class Report(Config):
     """Weights of the model."""
     images_per_s: float | None = None
     """Throughput of the forward pass on the machine that evaluated."""
+    overlap: TrainingOverlap | None = None
+    """What of the split is known from training; None where nothing is known of the model's training."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the reader of the scores must know of the split and the training photographs, a sentence each."""
+        return () if self.overlap is None else (*_overlap_remarks(self.overlap), *self.overlap.missing)
 
 
 def build_report(
@@ -72,21 +104,14 @@ def build_report(
     split: str,
     parameters: int | None = None,
     images_per_s: float | None = None,
+    overlap: TrainingOverlap | None = None,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Report:
     """Compute every metric of the outcomes; the same outcomes and seed give the same report."""
-    labels, logits, predictions = outcomes.labels, outcomes.logits, outcomes.predictions
-    metrics = {
-        "top1": top1_estimate(labels, predictions, level=level),
-        "balanced_accuracy": balanced_accuracy_estimate(
-            labels, predictions, level=level, resamples=resamples, seed=seed
-        ),
-    }
-    if len(np.unique(labels)) > 1:
-        metrics["auroc"] = auroc_estimate(labels, logits, level=level, resamples=resamples, seed=seed)
-    metrics["ece"] = ece_estimate(labels, logits, level=level, resamples=resamples, seed=seed)
+    labels, predictions = outcomes.labels, outcomes.predictions
+    metrics = score(outcomes, level=level, resamples=resamples, seed=seed)
     confusion = confusion_matrix(labels, predictions, len(outcomes.classes))
     accuracies = class_accuracies(labels, predictions, len(outcomes.classes), level=level)
     rows = zip(outcomes.classes, accuracies, confusion.sum(axis=0), strict=True)
@@ -105,4 +130,37 @@ def build_report(
         confusion=tuple(map(tuple, confusion.tolist())),
         parameters=parameters,
         images_per_s=images_per_s,
+        overlap=overlap,
+    )
+
+
+def score(
+    outcomes: Outcomes, *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Estimate]:
+    """The metrics of a report."""
+    labels, logits, predictions = outcomes.labels, outcomes.logits, outcomes.predictions
+    metrics = {
+        "top1": top1_estimate(labels, predictions, level=level),
+        "balanced_accuracy": balanced_accuracy_estimate(
+            labels, predictions, level=level, resamples=resamples, seed=seed
+        ),
+    }
+    if len(np.unique(labels)) > 1:
+        metrics["auroc"] = auroc_estimate(labels, logits, level=level, resamples=resamples, seed=seed)
+    metrics["ece"] = ece_estimate(labels, logits, level=level, resamples=resamples, seed=seed)
+    return metrics
+
+
+def _overlap_remarks(overlap: TrainingOverlap) -> Iterator[str]:
+    known = overlap.exact + overlap.near
+    if not overlap.training:
+        return
+    if not known:
+        yield f"None of the {overlap.samples:,} photographs has a copy among the training photographs."
+        return
+    clean = overlap.clean.get("balanced_accuracy")
+    without = f"; without them balanced accuracy is {clean}" if clean else ""
+    yield (
+        f"{known:,} of the {overlap.samples:,} photographs have a copy among the training photographs "
+        f"({overlap.exact:,} exact, {overlap.near:,} near){without}."
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vitcore import objectives
+from vitcore.data.blocks import CacheConfig
 from vitcore.data.manifest import Dataset
 from vitcore.duration import parse
 from vitcore.errors import RequestError
@@ -21,7 +23,7 @@ from vitcore.train.checkpoint import Progress
 from vitcore.train.ema import Ema
 from vitcore.train.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors
 from vitcore.train.precision import Capabilities, Precision, choose, should_compile, tune
-from vitcore.train.request import TrainRequest
+from vitcore.train.request import TrainRequest, open_mixture
 from vitcore.world import World
 
 
@@ -58,15 +60,19 @@ class Learner:
         torch.manual_seed(recipe.train.seed)
         capabilities = Capabilities.of(world.device)
         self.request, self.dataset, self.world = request, dataset, world
+        self.mixture = open_mixture(recipe, dataset, request.mixture)
         self.plan = Plan.of(recipe, dataset.split(recipe.data.train_split).samples)
+        self.cache = CacheConfig(
+            folder=None if compute.cache_dir is None else Path(compute.cache_dir), limit=round(compute.cache_gb * 2**30)
+        )
         self.precision: Precision = choose(compute.precision, capabilities)
-        self.classes = dataset.manifest.classes
+        self.classes = self.mixture.classes
         model = _student(request, self.classes)
         self.objective: Objective = objectives.build(
             recipe.objective,
             model,
             teacher=_teacher(request, self.classes),
-            class_counts=list(dataset.split(recipe.data.train_split).class_counts),
+            class_counts=self.mixture.class_counts(recipe.data.train_split),
             device=world.device,
         )
         if should_compile(compute.compile, capabilities):

@@ -82,22 +82,26 @@ def _run(learner: Learner, store: CheckpointStore, sink: Sink) -> None:
     with TrainLoader(
         learner.dataset,
         recipe.data,
+        others=learner.mixture.datasets[1:],
         batch_size=recipe.train.batch_size,
         seed=recipe.train.seed,
         rank=world.rank,
         size=world.size,
         start_step=progress.step,
         threads=compute.loader_workers,
+        cache=learner.cache,
     ) as loader:
         batches = iter(loader)
         before, waited = time.perf_counter(), loader.wait_s
         while progress.step < plan.total:
-            update = optimise(learner, next(batches), want_checkpoint=checkpoint_due(progress.step + 1))
+            batch, due = next(batches), checkpoint_due(progress.step + 1)
+            update = optimise(learner, batch, want_checkpoint=due, wait_s=loader.wait_s - waited)
             _account(learner, update, sink)
-            now, wait = time.perf_counter(), loader.wait_s
+            now = time.perf_counter()
             metrics = {f"train/{name}": value for name, value in update.metrics.items()}
             metrics["train/images_per_s"] = recipe.train.batch_size / (now - before)
-            metrics["train/data_wait_s"] = wait - waited
+            metrics["train/data_wait_s"] = sum(update.waits_s) / world.size
+            metrics["train/data_wait_max_s"] = max(update.waits_s)
             validated = progress.step == plan.total or progress.step % plan.validate_every == 0
             if validated:
                 metrics |= _validate_and_keep(learner, store, sink)
@@ -107,7 +111,7 @@ def _run(learner: Learner, store: CheckpointStore, sink: Sink) -> None:
                 _save(learner, store)
             if update.checkpoint and not validated:
                 sink.event(progress.step, "checkpoint", f"step {progress.step}")
-            before, waited = time.perf_counter(), wait  # a step's time is without validation and checkpoint
+            before, waited = time.perf_counter(), loader.wait_s  # a step's time is without validation and checkpoint
 
 
 class Update(NamedTuple):
@@ -117,13 +121,16 @@ class Update(NamedTuple):
     skipped: bool
     bad: int
     checkpoint: bool
+    waits_s: tuple[float, ...]
+    """Seconds that each rank waited for its batch."""
 
 
-def optimise(learner: Learner, batch: Batch, *, want_checkpoint: bool = False) -> Update:
+def optimise(learner: Learner, batch: Batch, *, want_checkpoint: bool = False, wait_s: float = 0.0) -> Update:
     """One optimiser step on this rank's share of a global batch.
 
     The loss is Σ weight × loss over the global Σ weight. DDP averages gradients over ranks, so they are scaled by
-    ranks ÷ Σ weight once that is known; all per-step sums and rank 0's wish for a checkpoint share one all-reduce.
+    ranks ÷ Σ weight once that is known; all per-step sums, rank 0's wish for a checkpoint and what each rank waited
+    share one all-reduce.
     """
     world, progress = learner.world, learner.progress
     torch.manual_seed(_seed(learner.request.recipe.train.seed, progress.step, world.rank))
@@ -133,7 +140,10 @@ def optimise(learner: Learner, batch: Batch, *, want_checkpoint: bool = False) -
     set_learning_rate(learner.optimizer, rate)
     names, sums = _accumulate(learner, batch)
     flags = torch.tensor([len(batch.bad), float(want_checkpoint and world.is_main)], device=world.device)
-    values = world.sum(torch.cat([sums, flags])).tolist()
+    waits = torch.zeros(world.size, device=world.device)
+    waits[world.rank] = wait_s
+    totals = world.sum(torch.cat([sums, flags, waits])).tolist()
+    values, waits_s = totals[: -world.size], tuple(totals[-world.size :])
     loss_sum, weight, *metric_sums = values[:-2]
     bad, checkpoint = int(values[-2]), values[-1] > 0
     weight = max(weight, 1.0)
@@ -149,7 +159,7 @@ def optimise(learner: Learner, batch: Batch, *, want_checkpoint: bool = False) -
     learner.objective.after_step(progress.step, learner.plan.total)
     metrics = {"loss": loss_sum / weight, "lr": rate, "grad_norm": norm}
     metrics |= {name: value / weight for name, value in zip(names, metric_sums, strict=True)}
-    return Update(metrics, not healthy, bad, checkpoint)
+    return Update(metrics, not healthy, bad, checkpoint, waits_s)
 
 
 def _accumulate(learner: Learner, batch: Batch) -> tuple[list[str], torch.Tensor]:

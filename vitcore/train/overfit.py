@@ -36,11 +36,13 @@ def overfit_one_batch(request: TrainRequest, world: World, sink: Sink, *, steps:
     with TrainLoader(
         learner.dataset,
         recipe.data,
+        others=learner.mixture.datasets[1:],
         batch_size=recipe.train.batch_size,
         seed=recipe.train.seed,
         rank=world.rank,
         size=world.size,
         threads=request.compute.loader_workers,
+        cache=learner.cache,
     ) as loader:
         batch = replace(next(iter(loader)), mix=None)
     metrics: dict[str, float] = {}
@@ -64,6 +66,10 @@ def bare(recipe: Recipe, steps: int) -> Recipe:
         "data.augment.hflip": 0.0,
         "data.augment.vflip": 0.0,
         "data.augment.randaug_layers": 0,
+        "data.augment.jitter": (0.0, 0.0, 0.0, 0.0),
+        "data.augment.grey": 0.0,
+        "data.augment.blur": 0.0,
+        "data.augment.solarize": 0.0,
         "data.augment.erasing": 0.0,
         "data.augment.mixup": 0.0,
         "data.augment.cutmix": 0.0,

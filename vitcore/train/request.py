@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vitcore.data.manifest import Dataset, DatasetRef
+from vitcore.data.mixture import Mixture
+from vitcore.duration import parse
 from vitcore.errors import RequestError
 from vitcore.recipe import Compute, Config, Recipe
 
@@ -13,7 +17,9 @@ class TrainRequest(Config):
     recipe: Recipe
     compute: Compute = Compute()
     data: DatasetRef
-    """The dataset version to train on."""
+    """The dataset version to train on; validation is on its split."""
+    mixture: tuple[DatasetRef, ...] = ()
+    """Dataset versions mixed in, by the weights of `recipe.data.mixture`."""
     init: str | None = None
     """Model to start from: a folder written by `save_pretrained`, or a public reference such as ``timm:NAME``."""
     teacher: str | None = None
@@ -45,9 +51,28 @@ def open_dataset(recipe: Recipe, ref: DatasetRef) -> Dataset:
     Raises:
         RequestError: a split is missing or empty, or the dataset has no labels.
     """
+    return _opened(ref, recipe.data.train_split, recipe.eval.split)
+
+
+def open_mixture(recipe: Recipe, dataset: Dataset, refs: Sequence[DatasetRef]) -> Mixture:
+    """A training's datasets as one: that of `open_dataset` and those mixed in, if any.
+
+    Raises:
+        RequestError: a split is missing or empty, a dataset has no labels, the weights are not as many as the datasets,
+            or the recipe counts in epochs, which a mixture does not have.
+    """
+    mixture = Mixture([dataset, *(_opened(ref, recipe.data.train_split) for ref in refs)], recipe.data.mixture)
+    durations = {"train.duration": recipe.train.duration, "optim.warmup": recipe.optim.warmup}
+    for field, duration in (durations | {"eval.every": recipe.eval.every}).items():
+        if not mixture.is_single and parse(duration).unit == "epochs":
+            raise RequestError(f"{field} is {duration!r}, but a mixture has no epochs; give it in steps or samples")
+    return mixture
+
+
+def _opened(ref: DatasetRef, *splits: str) -> Dataset:
     dataset = Dataset.open(ref)
     dataset.require("label")
-    for split in (recipe.data.train_split, recipe.eval.split):
+    for split in splits:
         if dataset.split(split).samples == 0:
             raise RequestError(f"split {split!r} of {dataset.url} is empty; ingest again with a larger share for it")
     return dataset

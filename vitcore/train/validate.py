@@ -17,12 +17,13 @@ def validate(learner: Learner) -> dict[str, float]:
     """Metrics of the (averaged) model on the recipe's validation split, the same on every rank.
 
     Returns:
-        ``loss`` (mean cross-entropy), ``top1`` and ``balanced_accuracy`` (mean recall over the classes present).
+        ``loss`` (mean cross-entropy), ``top1`` and ``balanced_accuracy`` (mean recall over the classes present) of the
+        samples that could be read, and how many could not (``bad_samples``).
     """
     recipe, world = learner.request.recipe, learner.world
     classes = len(learner.classes)
-    sums = torch.zeros(2 * classes + 1, dtype=torch.float64, device=world.device)
-    hits_K, counts_K, loss = sums[:classes], sums[classes:-1], sums[-1:]
+    sums = torch.zeros(2 * classes + 2, dtype=torch.float64, device=world.device)
+    hits_K, counts_K, loss, bad = sums[:classes], sums[classes:-2], sums[-2:-1], sums[-1:]
     objective = learner.objective.eval()
     world.share(objective.buffers())  # running statistics of a BatchNorm: rank 0's are those that are kept
     with EvalLoader(
@@ -34,8 +35,10 @@ def validate(learner: Learner) -> dict[str, float]:
         rank=world.rank,
         size=world.size,
         threads=learner.request.compute.loader_workers,
+        cache=learner.cache,
     ) as loader:
         for batch in loader:
+            bad += len(batch.bad)
             inputs = to_inputs(batch, world.device)
             with learner.precision.autocast():
                 logits_SK = objective.predict(inputs.images_SCHW).float()
@@ -52,6 +55,7 @@ def validate(learner: Learner) -> dict[str, float]:
         "loss": (loss / total).item(),
         "top1": (hits_K.sum() / total).item(),
         "balanced_accuracy": (hits_K[present_K] / counts_K[present_K]).mean().item() if present_K.any() else 0.0,
+        "bad_samples": bad.item(),
     }
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from vitcore.data import augment
-from vitcore.data.augment import draw_crop, draw_mix, evaluation_view, training_view, view_rng
+from vitcore.data import operations
+from vitcore.data.augment import View, draw_crop, draw_mix, evaluation_view, training_views, view_rng
 from vitcore.data.batch import Batch, to_inputs
-from vitcore.recipe import AugmentConfig
+from vitcore.data.decode import Decoded, Photograph
+from vitcore.data.operations import RANDAUGMENT, blur, grey, jitter, solarize
+from vitcore.errors import RequestError
+from vitcore.recipe import AugmentConfig, DataConfig, parse
 
 STRONG = AugmentConfig(vflip=0.5, randaug_layers=2, erasing=0.5)
+SSL = AugmentConfig(jitter=(0.4, 0.4, 0.2, 0.1), jitter_prob=0.8, grey=0.2, blur=0.5, solarize=0.2)
+"""The augmentation of BYOL, MoCo v3 and DINO."""
 PLAIN = AugmentConfig(crop_scale=(1, 1), crop_ratio=(1, 1), hflip=0)
 
 
@@ -24,9 +30,22 @@ def photograph(height: int, width: int, seed: int = 0) -> torch.Tensor:
     return smooth.to(torch.uint8)
 
 
+class Shown(Photograph):
+    """A photograph that was decoded already; at a fraction it is the mean of its pixels, as a JPEG nearly is."""
+
+    def __init__(self, image: torch.Tensor) -> None:
+        self.image, self.asked = image, list[int]()
+        _, self.height, self.width = image.shape
+
+    def decode(self, shrink: int = 1) -> Decoded:
+        self.asked.append(shrink)
+        pool = torch.nn.functional.avg_pool2d(self.image[None].float(), shrink, ceil_mode=True, count_include_pad=False)
+        return Decoded(pool[0].round().to(torch.uint8), shrink) if shrink > 1 else Decoded(self.image, 1)
+
+
 def view(image: torch.Tensor, config: AugmentConfig, *key: int, size: int = 32) -> torch.Tensor:
     out = torch.empty(3, size, size, dtype=torch.uint8)
-    training_view(image, out, config, view_rng(*(key or (0, 0, 0, 0, 0))))
+    training_views(Shown(image), [View(out, config, view_rng(*(key or (0, 0, 0, 0, 0))))])
     return out
 
 
@@ -53,8 +72,12 @@ def test_pixels_do_not_depend_on_the_number_of_threads_or_on_the_memory_layout()
     last = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
     def everything(layout: torch.Tensor) -> list[torch.Tensor]:
-        operations = [change(layout, 0.77) for change in augment._OPERATIONS]
-        return [*operations, *(view(layout, STRONG, 0, 0, 0, n, 0, size=192) for n in range(4))]
+        changed = [change(layout, 0.77) for change in RANDAUGMENT]
+        changed += [blur(layout, 1.7), grey(layout), solarize(layout)]
+        changed += [jitter(layout, ranges, view_rng(0, 0, 0, 0, 0)) for ranges in (0.4 * np.eye(4)).tolist()]
+        for n in range(4):
+            changed += [view(layout, config, 0, 0, 0, n, 0, size=192) for config in (STRONG, SSL)]
+        return changed
 
     before = torch.get_num_threads()
     try:
@@ -100,10 +123,10 @@ def test_flips_happen_as_often_as_asked_and_the_whole_crop_changes_nothing() -> 
     assert 70 < flipped < 130
 
 
-@pytest.mark.parametrize("operation", range(len(augment._OPERATIONS)))
+@pytest.mark.parametrize("operation", range(len(RANDAUGMENT)))
 def test_each_operation_of_randaugment_changes_more_with_more_strength(operation: int) -> None:
     image = photograph(48, 40)
-    change = augment._OPERATIONS[operation]
+    change = RANDAUGMENT[operation]
     weak, strong = (
         max(float((change(image, sign * size).int() - image.int()).abs().float().mean()) for sign in (-1, 1))
         for size in (0.1, 0.9)
@@ -120,11 +143,11 @@ def test_each_operation_of_randaugment_changes_more_with_more_strength(operation
 
 def test_warps_move_pixels_where_they_say_and_leave_grey_behind() -> None:
     image = photograph(331, 331)
-    shifted = augment._OPERATIONS[-2](image, 0.1)
+    shifted = RANDAUGMENT[-2](image, 0.1)
     assert torch.equal(shifted[:, :, :316], image[:, :, 15:])
     assert shifted[:, :, 316:].unique().tolist() == [128]
     square = photograph(33, 33)
-    turned = augment._warp(square, (0, 1, -1, 0))
+    turned = operations._warp(square, (0, 1, -1, 0))
     assert torch.equal(turned, square.rot90(1, (1, 2))) or torch.equal(turned, square.rot90(-1, (1, 2)))
 
 
@@ -140,11 +163,105 @@ def test_erasing_fills_a_part_with_noise() -> None:
 
 def test_evaluation_shows_the_centre_of_the_resized_photograph() -> None:
     out = torch.empty(3, 32, 32, dtype=torch.uint8)
-    evaluation_view(photograph(32, 50), out, 32)
+    evaluation_view(Shown(photograph(32, 50)), out, 32)
     assert torch.equal(out, photograph(32, 50)[:, :, 9:41])
     for height, width in ((80, 60), (60, 80), (20, 21)):
-        evaluation_view(photograph(height, width), out, 40)
+        evaluation_view(Shown(photograph(height, width)), out, 40)
         assert out.float().std() > 0
+
+
+def test_a_photograph_is_decoded_as_small_as_all_its_crops_allow() -> None:
+    whole = AugmentConfig(crop_scale=(1, 1), crop_ratio=(1, 1), hflip=0)
+    image, key = photograph(256, 256), (0, 0, 0, 0, 0)
+    for sizes, shrink in (((128,), 2), ((32,), 8), ((31, 129), 1), ((32, 64), 4), ((16,), 8)):
+        shown = Shown(image)
+        outs = [torch.empty(3, size, size, dtype=torch.uint8) for size in sizes]
+        training_views(shown, [View(out, whole, view_rng(*key)) for out in outs])
+        assert shown.asked == [shrink]
+        for out in outs:
+            expected = torch.nn.functional.interpolate(image[None], out.shape[1:], mode="bicubic", antialias=True)[0]
+            assert (out.int() - expected.int()).abs().max() <= 4
+    for resize, shrink in ((128, 1), (65, 1), (64, 2), (32, 4), (16, 8), (8, 8)):
+        shown = Shown(photograph(256, 300))
+        evaluation_view(shown, torch.empty(3, 8, 8, dtype=torch.uint8), resize)
+        assert shown.asked == [shrink]
+
+
+def test_a_crop_of_a_small_decoding_is_where_that_of_the_whole_one_is() -> None:
+    image = photograph(301, 403)
+    for n in range(50):
+        ours, theirs = Shown(image), Shown(image)
+        theirs.decode = lambda shrink=1, plain=theirs: Decoded(plain.image, 1)  # type: ignore[method-assign]
+        outs = [torch.empty(3, 24, 24, dtype=torch.uint8) for _ in range(2)]
+        for shown, out in zip((ours, theirs), outs, strict=True):
+            training_views(shown, [View(out, AugmentConfig(crop_scale=(0.3, 1)), view_rng(0, 0, 0, n, 0))])
+        assert ours.asked[0] > 1
+        assert (outs[0].int() - outs[1].int()).abs().float().mean() < 8  # edges are half a pixel off at most
+
+
+def test_jitter_moves_what_it_says_and_no_further() -> None:
+    image = photograph(32, 32)
+    lum = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    for n in range(20):
+        rng = view_rng(0, 0, 0, n, 0)
+        bright = jitter(image, (0.4, 0, 0, 0), rng).float()
+        factor = (bright / image.clamp_min(1))[(bright < 255) & (image > 100)].mean()
+        assert 0.59 <= factor <= 1.41
+        dull = jitter(image, (0, 0.4, 0, 0), rng).float()
+        assert 0.55 <= dull.std() / image.float().std() <= 1.45
+        saturated = jitter(image, (0, 0, 0.2, 0), rng).float()
+        inside = ((saturated > 0) & (saturated < 255)).all(0)
+        assert ((saturated - image) * lum).sum(0)[inside].abs().max() < 2
+        turned = jitter(image, (0, 0, 0, 0.1), rng)
+        assert (turned.amax(0).int() - image.amax(0).int()).abs().max() <= 1
+        assert (turned.amin(0).int() - image.amin(0).int()).abs().max() <= 1
+    assert torch.equal(jitter(image, (0, 0, 0, 0), view_rng(0, 0, 0, 0, 0)), image)
+
+
+def test_blur_is_gaussian() -> None:
+    point = torch.zeros(3, 41, 41, dtype=torch.uint8)
+    point[:, 20, 20] = 255
+    for sigma in (0.5, 1.0, 2.0):
+        spread = blur(point, sigma)[0].double()
+        place = torch.arange(41, dtype=torch.float64) - 20
+        expected = torch.exp(-0.5 * (place[:, None] ** 2 + place**2) / sigma**2)
+        assert (spread - 255 * expected / expected.sum()).abs().max() < 1
+    flat = torch.full((3, 5, 4), 77, dtype=torch.uint8)
+    assert torch.equal(blur(flat, 2.0), flat)  # the border adds nothing, however small the image
+
+
+def test_grey_and_solarize() -> None:
+    image = photograph(16, 16)
+    red, green, blue = grey(image)
+    assert torch.equal(red, green)
+    assert torch.equal(red, blue)
+    assert torch.equal(solarize(image), torch.where(image < 128, image, 255 - image))
+
+
+@pytest.mark.parametrize("field", ["jitter", "grey", "blur", "solarize"])
+def test_what_is_added_happens_as_often_as_asked_and_moves_nothing_else(field: str) -> None:
+    image = photograph(32, 32)
+    changed = {"jitter": {"jitter": (0.4, 0.4, 0.2, 0.1), "jitter_prob": 0.3}}.get(field, {field: 0.3})
+    config = PLAIN.model_copy(update=changed)
+    times = sum(not torch.equal(view(image, config, 0, 0, 0, n, 0), image) for n in range(300))
+    assert 60 < times < 120
+    still = PLAIN.model_copy(update={"jitter_prob": 1.0, "blur_sigma": (1.0, 1.0)})
+    assert torch.equal(view(image, still), image)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"augment": {"jitter": (0.1, 0.1, 0.1, 0.6)}}, "hue from 0 to 0.5"),
+        ({"augment": {"blur_sigma": (2.0, 0.1)}}, "the smaller one first"),
+        ({"views": [{"augment": {"mixup": 0.8}}]}, "first views only"),
+        ({"views": [{"count": 0}]}, "at least 1"),
+        ({"mixture": (3, 0)}, "whole numbers from 1"),
+    ],
+)
+def test_wrong_settings_are_refused(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(RequestError, match=sentence):
+        parse(DataConfig, fields)
 
 
 def mixed(config: AugmentConfig, weights: list[float], *, step: int = 0, lanes: range = range(2)) -> Batch:

@@ -1,8 +1,15 @@
 """Any photograph becomes 8-bit RGB or grey, upright and small, or a reason why not."""
 
+import hashlib
 import io
+import os
+import random
 import struct
+import subprocess
+import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -10,8 +17,10 @@ import pytest
 from PIL import Image
 
 from vitcore.data.convert import Form, UnfitError, convert, estimate, quiet
+from vitcore.data.decode import decode
 
 FORM = Form(resize=64, quality=90, max_pixels=1_000_000)
+TRUSTING = Form(resize=64, quality=90, max_pixels=1_000_000, verify="header")
 
 
 def photograph(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -58,15 +67,70 @@ def test_no_resize_keeps_the_size() -> None:
     assert convert(data, Form(None, 90, 1_000_000)).data == data
 
 
-@pytest.mark.parametrize("orientation", [2, 3, 4, 5, 6, 7, 8])
-def test_exif_rotation_is_applied_once(orientation: int) -> None:
+def test_grey_stays_grey_when_it_is_resized() -> None:
+    assert opened(convert(encode(photograph(300, 200, "L")), FORM).data).mode == "L"
+
+
+def test_quality_and_sampling_are_those_pillow_writes() -> None:
+    ours = opened(convert(encode(photograph(300, 200)), FORM).data)
+    theirs = opened(encode(photograph(96, 64), quality=90))
+    assert ours.quantization == theirs.quantization  # type: ignore[attr-defined]
+    assert ours.layer == theirs.layer  # type: ignore[attr-defined]
+
+
+def busy(width: int, height: int) -> Image.Image:
+    coarse = np.random.default_rng(3).integers(0, 256, (height // 20 + 1, width // 20 + 1, 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("short", [100, 150, 256, 300, 640])
+def test_both_ways_give_the_same_picture(short: int) -> None:
+    """Everyday JPEGs, some decoded at a fraction, against lossless copies that go through Pillow."""
+    data = encode(busy(short * 3 // 2, short), quality=95)
+    fast, slow = convert(data, FORM), convert(encode(opened(data), "PNG"), FORM)
+    assert (fast.width, fast.height) == (slow.width, slow.height)
+    difference = np.asarray(opened(fast.data), float) - np.asarray(opened(slow.data), float)
+    assert np.sqrt((difference**2).mean()) < 4
+    assert (fast.phash ^ slow.phash).bit_count() <= 2
+    assert fast.sums == pytest.approx(slow.sums, rel=0.003)
+    assert fast.squares == pytest.approx(slow.squares, rel=0.01)
+
+
+@pytest.mark.parametrize("size", [(90, 60), (270, 180)])
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_exif_rotation_is_applied_once(orientation: int, size: tuple[int, int]) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = convert(encode(photograph(90, 60), exif=exif), FORM)
+    fast, slow = (convert(encode(photograph(*size), kind, exif=exif), FORM) for kind in ("JPEG", "PNG"))
     turned = orientation >= 5
-    assert (stored.width, stored.height) == ((60, 90) if turned else (90, 60))
-    image = opened(stored.data)
+    short = min(64, *size)
+    long = round(short * 1.5)
+    assert (fast.width, fast.height) == ((short, long) if turned else (long, short))
+    assert (slow.width, slow.height) == (fast.width, fast.height)
+    assert (fast.original_width, fast.original_height) == size
+    image = opened(fast.data)
     assert image.getexif().get(0x0112, 1) == 1
+    assert np.abs(np.asarray(image, int) - np.asarray(opened(slow.data), int)).max() < 12
+
+
+def test_a_rotation_that_only_xmp_tells_of_is_applied() -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    stored = convert(encode(photograph(90, 60), xmp=xmp), FORM)
+    assert (stored.width, stored.height) == (60, 90)
+
+
+def test_an_orientation_that_does_not_exist_turns_nothing() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 9
+    data = encode(photograph(90, 60), exif=exif)
+    assert convert(data, FORM).data == data
+
+
+def test_of_several_pictures_in_a_jpeg_the_first_is_taken() -> None:
+    data = encode(photograph(90, 60), "MPO", save_all=True, append_images=[Image.new("RGB", (90, 60))])
+    stored = convert(data, FORM)
+    assert len(stored.data) < len(data)
+    assert opened(stored.data).format == "JPEG"
 
 
 def test_unreadable_exif_turns_nothing_and_warns_nobody(recwarn: pytest.WarningsRecorder) -> None:
@@ -157,11 +221,25 @@ JPEG = encode(photograph(200, 200))
         (encode(photograph(50, 50), "PNG")[:-40], "truncated or corrupt"),
         (encode(Image.new("L", (1001, 1000)), "PNG"), "more than 1000000 pixels"),
         (encode(Image.new("F", (10, 10)), "TIFF"), "floating-point"),
+        (encode(Image.new("L", (70_000, 1)), "BMP"), "a side of more than 65500 pixels"),
     ],
 )
 def test_what_cannot_be_stored_has_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(UnfitError, match=reason):
         convert(data, FORM)
+
+
+@pytest.mark.parametrize("form", [FORM, TRUSTING], ids=["decode", "header"])
+def test_a_png_with_changed_bytes_is_refused(form: Form) -> None:
+    data = bytearray(encode(busy(60, 60), "PNG"))
+    data[len(data) // 2] ^= 0x55
+    with pytest.raises(UnfitError, match="truncated or corrupt"):
+        convert(bytes(data), form)
+    chunk = data.find(b"IDAT")  # with a checksum that agrees
+    (size,) = struct.unpack_from(">I", data, chunk - 4)
+    data[chunk + 4 + size : chunk + 8 + size] = struct.pack(">I", zlib.crc32(data[chunk : chunk + 4 + size]))
+    with pytest.raises(UnfitError, match="truncated or corrupt"):
+        convert(bytes(data), FORM)
 
 
 @pytest.mark.parametrize("side", [1100, 60_000])
@@ -187,3 +265,106 @@ def test_estimate() -> None:
     assert estimate(small, 64) == len(small)
     assert estimate(large, 64) < 2000
     assert estimate(b"nothing", 64) == 7
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_trusted_header_tells_the_size_and_nothing_of_the_pixels(kind: str) -> None:
+    data = encode(photograph(100, 64), kind)
+    trusted, decoded = convert(data, TRUSTING), convert(data, FORM)
+    assert (trusted.data, trusted.extension) == (data, decoded.extension)
+    assert (trusted.width, trusted.height, trusted.original_width, trusted.original_height) == (100, 64, 100, 64)
+    assert (trusted.phash, trusted.sums, trusted.squares) == (None, None, None)
+    assert decoded.phash is not None
+
+
+def test_a_trusted_header_does_not_vouch_for_a_file_cut_short() -> None:
+    assert convert(SMALL["JPEG"] + bytes(9), TRUSTING).phash is None  # padding is no damage
+    for data in SMALL.values():
+        with pytest.raises(UnfitError, match="truncated or corrupt"):
+            convert(data[:-20], TRUSTING)
+
+
+def test_a_trusted_header_spares_the_decoding() -> None:
+    data = png(8, 8, 8, b"\x09" * 200)  # a filter that does not exist
+    assert convert(data, TRUSTING).data == data
+    with pytest.raises(UnfitError, match="truncated or corrupt"):
+        convert(data, FORM)
+
+
+def test_what_is_not_plain_is_decoded_whatever_the_header_says() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = photograph(50, 40)
+    clear = image.copy()
+    clear.putalpha(128)
+    for data in (
+        encode(image, exif=exif),
+        encode(image, "PNG", exif=exif),
+        encode(image, "WEBP", exif=exif),
+        encode(image.convert("CMYK")),
+        encode(image.quantize(16), "PNG"),
+        encode(clear, "WEBP"),
+        encode(image, "PNG", save_all=True, append_images=[Image.new("RGB", (50, 40))]),
+        encode(image, "GIF"),
+        encode(photograph(300, 300)),
+    ):
+        assert convert(data, TRUSTING) == convert(data, FORM)
+        assert convert(data, TRUSTING).phash is not None
+
+
+SMALL = {kind: encode(busy(64, 60), kind) for kind in ("JPEG", "PNG", "WEBP")}
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    at, some = rng.randrange(len(data)), rng.randbytes(rng.randrange(1, 30))
+    return rng.choice(
+        [
+            data[:at],
+            data + some,
+            data[:at] + some + data[at:],
+            data[:at] + data[at + len(some) :],
+            data[:at] + some[:1] + data[at + 1 :],
+            data[:at] + some + data[at + len(some) :],
+        ]
+    )
+
+
+@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("resize", [None, 40])
+def test_any_bytes_are_stored_readable_or_refused(kind: str, resize: int | None) -> None:
+    rng = random.Random(f"{kind} {resize}")
+    form, header = Form(resize, 90, 1_000_000), Form(resize, 90, 1_000_000, "header")
+    fates = {"stored": 0, "refused": 0}
+    for data in (mutated(SMALL[kind], rng) for _ in range(150)):
+        with quiet():
+            try:
+                stored = convert(data, form)
+            except UnfitError:
+                fates["refused"] += 1
+            else:
+                fates["stored"] += 1
+                assert tuple(decode(stored.data).shape) == (3, stored.height, stored.width)
+            with suppress(UnfitError):
+                convert(data, header)
+    assert min(fates.values()) > 10
+
+
+ELSEWHERE = """
+import hashlib, os, sys
+import torch
+from vitcore.data.convert import Form, convert
+torch.set_num_threads(4)
+threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+data = convert(sys.stdin.buffer.read(), Form(64, 90, 10**7)).data
+print(hashlib.sha256(data).hexdigest(), (len(os.listdir("/proc/self/task")) if threads else 0) - threads)
+"""
+
+
+def test_the_bytes_depend_on_no_processor_and_no_thread() -> None:
+    """Torch's and libjpeg's code without vectors, and four threads here; no thread is started behind the caller's."""
+    data = encode(busy(900, 600))
+    with ThreadPoolExecutor(4) as pool:
+        (ours,) = set(pool.map(lambda _: convert(data, FORM).data, range(8)))
+    environ = {**os.environ, "ATEN_CPU_CAPABILITY": "default", "JSIMD_FORCENONE": "1"}
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE], input=data, capture_output=True, check=True, env=environ)
+    assert done.stdout.decode().split() == [hashlib.sha256(ours).hexdigest(), "0"]

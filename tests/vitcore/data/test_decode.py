@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from vitcore.data.decode import BadSampleError, decode
+from vitcore.data.decode import SHRINKS, BadSampleError, Photograph, decode
 
 RNG = np.random.default_rng(0)
 SMOOTH = Image.fromarray(RNG.integers(0, 256, (5, 4, 3), np.uint8)).resize((40, 30), Image.Resampling.BICUBIC)
@@ -39,10 +40,54 @@ def test_lossless_formats_come_back_exactly(kind: str, options: dict[str, Any]) 
     assert off_by(decode(encoded(SMOOTH, kind, **options)), pixels(SMOOTH)) == 0
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "quality": 95}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"subsampling": 0, "quality": 95}, {"keep_rgb": True}, {"exif": b"Exif\0\0torn"}],
+)
 def test_jpeg_agrees_with_pillow(options: dict[str, Any]) -> None:
     data = encoded(SMOOTH, "JPEG", **options)
     assert off_by(decode(data), pixels(Image.open(io.BytesIO(data)))) <= 2
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+@pytest.mark.parametrize("side", [(301, 403), (64, 33)])
+def test_a_fraction_of_a_jpeg_is_the_photograph_made_smaller(side: tuple[int, int], turned: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    data = encoded(SMOOTH.resize(side, Image.Resampling.BICUBIC), "JPEG", quality=95, exif=exif)
+    photograph = Photograph(data)
+    lying = Image.open(io.BytesIO(data))
+    whole = ImageOps.exif_transpose(lying)
+    assert (photograph.width, photograph.height) == whole.size
+    for shrink in (1, *SHRINKS):
+        image, got = photograph.decode(shrink)
+        assert got == shrink
+        assert image.shape == (3, -(-whole.height // shrink), -(-whole.width // shrink))
+        small = lying.reduce(shrink)
+        small.getexif()[0x0112] = turned
+        assert off_by(image, pixels(ImageOps.exif_transpose(small))) <= (12 if shrink > 1 else 0)
+        assert photograph.decode(shrink)[0] is image
+
+
+def test_what_has_no_fractions_comes_whole() -> None:
+    for data in (encoded(SMOOTH, "PNG"), encoded(SMOOTH, "WEBP"), encoded(SMOOTH.convert("CMYK"), "JPEG")):
+        photograph = Photograph(data)
+        image, got = photograph.decode(4)
+        assert (got, photograph.height, photograph.width, *image.shape) == (1, 30, 40, 3, 30, 40)
+
+
+@pytest.mark.parametrize("stray", [b"stray", b"\xff\xd0"])
+def test_what_pillow_forgives_a_jpeg_is_forgiven(stray: bytes) -> None:
+    data = encoded(SMOOTH, "JPEG")
+    scan = data.index(b"\xff\xda")
+    place = scan if stray == b"stray" else len(data) - 60  # libjpeg warns of either and goes on
+    faulty = data[:place] + stray + data[place:]
+    if stray != b"stray":
+        with pytest.raises(ValueError, match="Corrupt JPEG data"):
+            simplejpeg.decode_jpeg(faulty)
+    image, shrink = Photograph(faulty).decode(2)
+    assert shrink == 1
+    assert off_by(image, pixels(Image.open(io.BytesIO(faulty)))) == 0
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

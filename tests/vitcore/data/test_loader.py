@@ -14,16 +14,23 @@ from typing import Any
 import pytest
 import torch
 
+from vitcore.data import loader as loading
 from vitcore.data.batch import Batch, Mix
+from vitcore.data.index import decode as decode_table
+from vitcore.data.index import encode as encode_table
 from vitcore.data.loader import EvalLoader, TrainLoader
-from vitcore.data.manifest import Dataset
-from vitcore.data.order import LaneOrder
+from vitcore.data.manifest import Dataset, publish
+from vitcore.data.mixture import MixedOrder
 from vitcore.errors import RequestError
-from vitcore.recipe import AugmentConfig, DataConfig
+from vitcore.recipe import AugmentConfig, DataConfig, ViewConfig
 
 AUGMENT = AugmentConfig(randaug_layers=2, erasing=0.3, mixup=0.8, cutmix=1.0, mix_prob=0.9)
 DATA = DataConfig(image_size=16, window=16, augment=AUGMENT)
+LIVELY = AugmentConfig(crop_scale=(0.05, 0.4), jitter=(0.4, 0.4, 0.2, 0.1), grey=0.2, blur=0.5, solarize=0.2)
+MIXED = DATA.model_copy(update={"mixture": (2, 1), "views": (ViewConfig(count=2, image_size=8, augment=LIVELY),)})
 LANES, BATCH, STEPS = 8, 64, 8
+SIZES = {0: 203, 1: 64}
+"""Samples of the datasets of the mixture."""
 
 
 def loader(dataset: Dataset, data: DataConfig = DATA, **options: Any) -> TrainLoader:
@@ -35,9 +42,26 @@ def take(dataset: Dataset, count: int, data: DataConfig = DATA, **options: Any) 
         return list(itertools.islice(batches, count))
 
 
+@pytest.fixture(scope="module")
+def other(make_dataset: Callable[..., Dataset], tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """64 samples in 3 shards, whose classes are partly those of `uneven`; sample 9 is unreadable."""
+    made = make_dataset(tmp_path_factory.mktemp("other"), [30, 9, 25], broken={9: b"no photograph"})
+    manifest = made.manifest.model_copy(update={"classes": tuple("ijklmnopqr")})
+    return Dataset.open(publish(made.url, manifest, {"train": made.shards("train")}))
+
+
+@pytest.fixture(params=["alone", "mixed"])
+def options(request: pytest.FixtureRequest, other: Dataset) -> dict[str, Any]:
+    """What a loader is made with beside its dataset: alone, or in a mixture and with further views."""
+    return {} if request.param == "alone" else {"data": MIXED, "others": [other]}
+
+
 def assert_equal(ours: Batch, theirs: Batch) -> None:
-    assert (ours.step, ours.lane_size) == (theirs.step, theirs.lane_size)
+    assert (ours.step, ours.lane_size, ours.captions) == (theirs.step, theirs.lane_size, theirs.captions)
     assert ours.bad == theirs.bad
+    assert all(itertools.starmap(torch.equal, zip(ours.views, theirs.views, strict=True)))
+    assert (ours.sources_S is None) == (theirs.sources_S is None)
+    assert ours.sources_S is None or torch.equal(ours.sources_S, theirs.sources_S)
     for name in ("images_SCHW", "labels_S", "weights_S", "samples_S"):
         assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
     assert (ours.mix is None) == (theirs.mix is None)
@@ -53,7 +77,8 @@ def joined(ranks: list[Batch], lanes: list[int]) -> Batch:
         assert (batch.weights_S[count:] == 0).all()
         assert (batch.samples_S[count:] == -1).all()
         assert (batch.labels_S[count:] == -1).all()
-        assert (batch.images_SCHW[count:] == 0).all()
+        assert all((view[count:] == 0).all() for view in batch.views)
+        assert batch.sources_S is None or (batch.sources_S[count:] == -1).all()
 
     def cat(name: str) -> torch.Tensor:
         return torch.cat([getattr(batch, name)[:count] for count, batch in zip(counts, ranks, strict=True)])
@@ -64,20 +89,31 @@ def joined(ranks: list[Batch], lanes: list[int]) -> Batch:
         mix = Mix(torch.cat([m.lam_S[:n] for n, m in mixes]), torch.cat([m.box_S4[:n] for n, m in mixes]))
     fields = (cat(name) for name in ("images_SCHW", "labels_S", "weights_S", "samples_S"))
     bad = tuple(key for batch in ranks for key in batch.bad)
-    return Batch(ranks[0].step, *fields, ranks[0].lane_size, mix, bad)
+    more = zip(*(batch.more_views for batch in ranks), strict=True)
+    further = tuple(torch.cat([view[:n] for view, n in zip(views, counts, strict=True)]) for views in more)
+    sources = cat("sources_S") if ranks[0].sources_S is not None else None
+    return Batch(ranks[0].step, *fields, ranks[0].lane_size, mix, bad, sources, more_views=further)
 
 
 @pytest.fixture(scope="module")
-def reference(uneven: Dataset) -> list[Batch]:
-    return take(uneven, STEPS)
+def references(uneven: Dataset, other: Dataset) -> dict[bool, list[Batch]]:
+    """The first batches, by whether they are of the mixture."""
+    return {False: take(uneven, STEPS), True: take(uneven, STEPS, MIXED, others=[other])}
 
 
-@pytest.mark.parametrize("threads", range(4))
-@pytest.mark.parametrize("size", range(1, 6))
-def test_the_same_global_batches_and_pixels(uneven: Dataset, reference: list[Batch], size: int, threads: int) -> None:
+@pytest.fixture
+def reference(references: dict[bool, list[Batch]], options: dict[str, Any]) -> list[Batch]:
+    return references["others" in options]
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_the_same_global_batches_and_pixels(
+    uneven: Dataset, reference: list[Batch], options: dict[str, Any], size: int, threads: int
+) -> None:
     ranks, lanes = [], []
     for rank in range(size):
-        with loader(uneven, rank=rank, size=size, threads=threads) as batches:
+        with loader(uneven, rank=rank, size=size, threads=threads, **options) as batches:
             ranks.append(list(itertools.islice(batches, STEPS)))
             lanes.append(len(batches.lanes))
     assert {len(batch.weights_S) for rank in ranks for batch in rank} == {math.ceil(LANES / size) * 8}
@@ -85,35 +121,44 @@ def test_the_same_global_batches_and_pixels(uneven: Dataset, reference: list[Bat
         assert_equal(joined([rank[step] for rank in ranks], lanes), reference[step])
 
 
-@pytest.mark.parametrize("threads", range(4))
-@pytest.mark.parametrize("size", range(1, 6))
-def test_every_sample_exactly_once_a_lane_epoch(uneven: Dataset, size: int, threads: int) -> None:
-    data = DATA.model_copy(update={"augment": AugmentConfig(), "image_size": 8})
-    shown: dict[int, list[int]] = {}
+@pytest.mark.parametrize(("size", "threads"), [(1, 0), (2, 3), (3, 1), (4, 2), (5, 0)])
+def test_every_sample_exactly_once_a_lane_epoch(
+    uneven: Dataset, options: dict[str, Any], size: int, threads: int
+) -> None:
+    base = options.get("data", DATA)
+    data = base.model_copy(update={"augment": AugmentConfig(), "image_size": 8, "views": ()})
+    steps = 14 if data.mixture else 8
+    shown: dict[tuple[int, int], list[int]] = {}
     for rank in range(size):
-        with loader(uneven, data, rank=rank, size=size, threads=threads) as batches:
-            for batch in itertools.islice(batches, 8):
-                for place, lane in enumerate(batches.lanes):
-                    shown.setdefault(lane, []).extend(batch.samples_S[place * 8 : place * 8 + 8].tolist())
-    assert sorted(shown) == list(range(LANES))
-    for epoch in range(2):
-        seen: Counter[int] = Counter()
-        for lane, samples in shown.items():
-            length = (lane + 1) * 203 // LANES - lane * 203 // LANES
-            seen.update(samples[epoch * length : (epoch + 1) * length])
-        assert seen == Counter(range(203))
+        with loader(uneven, **options | {"data": data}, rank=rank, size=size, threads=threads) as batches:
+            for batch in itertools.islice(batches, steps):
+                sources = [0] * len(batch.samples_S) if batch.sources_S is None else batch.sources_S.tolist()
+                for slot, (source, sample) in enumerate(zip(sources, batch.samples_S.tolist(), strict=True)):
+                    if slot < 8 * len(batches.lanes):
+                        shown.setdefault((source, batches.lanes[slot // 8]), []).append(sample)
+    assert sorted(shown) == [(source, lane) for source in range(1 + bool(data.mixture)) for lane in range(LANES)]
+    for source, epoch in itertools.product({source for source, _ in shown}, range(2)):
+        total, seen = SIZES[source], Counter[int]()
+        for lane in range(LANES):
+            length = (lane + 1) * total // LANES - lane * total // LANES
+            seen.update(shown[source, lane][epoch * length : (epoch + 1) * length])
+        assert seen == Counter(range(total))
 
 
 @pytest.mark.parametrize("start", [1, 3, STEPS - 1])
-def test_resuming_anywhere_equals_going_on(uneven: Dataset, reference: list[Batch], start: int) -> None:
+def test_resuming_anywhere_equals_going_on(
+    uneven: Dataset, reference: list[Batch], options: dict[str, Any], start: int
+) -> None:
     for threads in (0, 2):
-        resumed = take(uneven, STEPS - start, start_step=start, threads=threads)
+        resumed = take(uneven, STEPS - start, **options, start_step=start, threads=threads)
         for ours, theirs in zip(resumed, reference[start:], strict=True):
             assert_equal(ours, theirs)
 
 
-def test_resuming_at_another_world_size_goes_on_with_the_same_batches(uneven: Dataset, reference: list[Batch]) -> None:
-    ranks = [take(uneven, 2, start_step=4, rank=rank, size=3) for rank in range(3)]
+def test_resuming_at_another_world_size_goes_on_with_the_same_batches(
+    uneven: Dataset, reference: list[Batch], options: dict[str, Any]
+) -> None:
+    ranks = [take(uneven, 2, **options, start_step=4, rank=rank, size=3) for rank in range(3)]
     for step in range(2):
         assert_equal(joined([rank[step] for rank in ranks], [2, 3, 3]), reference[4 + step])
 
@@ -123,10 +168,12 @@ def test_labels_belong_to_samples_and_bad_ones_are_named_and_weightless(
 ) -> None:
     bad: Counter[str] = Counter()
     for batch in reference:
-        unreadable = torch.isin(batch.samples_S, torch.tensor([5, 77]))
-        assert torch.equal(batch.labels_S, batch.samples_S % 10)
+        sources = torch.zeros_like(batch.samples_S) if batch.sources_S is None else batch.sources_S
+        own, theirs = torch.tensor([5, 77]), torch.tensor([9])
+        unreadable = torch.where(sources == 0, torch.isin(batch.samples_S, own), torch.isin(batch.samples_S, theirs))
+        assert torch.equal(batch.labels_S, batch.samples_S % 10 + 8 * sources)  # "i" and "j" are the same class in both
         assert torch.equal(batch.weights_S == 0, unreadable)
-        assert (batch.images_SCHW[unreadable] == 0).all()
+        assert all((view[unreadable] == 0).all() for view in batch.views)
         assert len(batch.bad) == int(unreadable.sum())
         bad.update(batch.bad)
         mix = batch.mix
@@ -134,19 +181,103 @@ def test_labels_belong_to_samples_and_bad_ones_are_named_and_weightless(
         partners = batch.weights_S.view(-1, 8).flip(1).reshape(-1)
         assert (mix.lam_S[partners == 0] == 1).all()
         assert (mix.box_S4[partners == 0] == 0).all()
-    assert set(bad) == {"000005", "000077"}
+    mixed = reference[0].sources_S is not None
+    assert set(bad) == ({"0/000005", "0/000077", "1/000009"} if mixed else {"000005", "000077"})
 
 
-def test_repeats_show_a_sample_several_times_differently(uneven: Dataset) -> None:
+def test_every_step_of_a_mixture_holds_its_shares_and_its_datasets_are_shuffled_apart(
+    uneven: Dataset, other: Dataset, references: dict[bool, list[Batch]]
+) -> None:
+    for batch in references[True]:
+        assert batch.sources_S is not None
+        assert int((batch.sources_S == 1).sum()) in (21, 22)
+    twice = DATA.model_copy(update={"mixture": (1, 1)})
+    batch = take(uneven, 1, twice, others=[uneven])[0]
+    assert batch.sources_S is not None
+    first, second = (batch.samples_S[batch.sources_S == source].tolist() for source in (0, 1))
+    assert len(first) == len(second) == 32
+    assert first != second
+
+
+def test_repeats_show_a_sample_several_times_differently_and_decode_it_once(
+    uneven: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+    real = loading.Photograph
+    monkeypatch.setattr(loading, "Photograph", lambda data: decoded.append(data) or real(data))
     data = DATA.model_copy(update={"repeats": 4, "augment": AugmentConfig()})
-    with loader(uneven, data) as batches:
-        assert batches.steps_per_epoch == 203 * 4 / 64
-        batch = next(batches)
+    batch = take(uneven, 1, data)[0]
     groups = batch.samples_S.view(-1, 4)
     assert (groups == groups[:, :1]).all()
     assert groups[:, 0].unique().numel() == 16
+    assert len(decoded) == 16
     views = batch.images_SCHW.view(16, 4, -1)[batch.weights_S.view(16, 4)[:, 0] > 0]
     assert all(len({tuple(view.tolist()) for view in group}) == 4 for group in views)
+
+
+def test_further_views_differ_and_leave_the_first_one_as_it_is(uneven: Dataset) -> None:
+    plain = AugmentConfig()
+    data = DataConfig(image_size=16, window=16)
+    views = (ViewConfig(augment=plain), ViewConfig(count=2, image_size=8, augment=LIVELY))
+    batch, alone = take(uneven, 1, data.model_copy(update={"views": views}))[0], take(uneven, 1, data)[0]
+    assert [tuple(view.shape[1:]) for view in batch.views] == [(3, 16, 16), (3, 16, 16), (3, 8, 8), (3, 8, 8)]
+    assert torch.equal(batch.images_SCHW, alone.images_SCHW)
+    readable = batch.weights_S > 0
+    for ours, theirs in ((0, 1), (2, 3)):
+        assert (batch.views[ours] != batch.views[theirs]).flatten(1).any(1)[readable].all()
+    parts = list(batch.micro(8))
+    for number, view in enumerate(batch.views):
+        assert torch.equal(torch.cat([part.views[number] for part in parts]), view)
+
+
+@pytest.fixture
+def captioned(make_dataset: Callable[..., Dataset], tmp_path: Path) -> Dataset:
+    """23 samples with 5 captions each, but for number 3, which has none, and number 4, which is unreadable."""
+    made = make_dataset(tmp_path, [14, 9], broken={4: b"no photograph"})
+    for shard in made.shards("train"):
+        path = tmp_path / shard.index
+        rows = decode_table(path.read_bytes()).to_pylist()
+        captions = [[f"{row['key']} {n}" for n in range(5)] if row["key"] != "000003" else [] for row in rows]
+        table = decode_table(path.read_bytes())
+        place = table.schema.get_field_index("captions")
+        path.write_bytes(encode_table(table.set_column(place, table.schema.field(place), [captions])))
+    manifest = made.manifest.model_copy(update={"fields": ("image", "label", "captions")})
+    return Dataset.open(publish(made.url, manifest, {"train": made.shards("train")}))
+
+
+def test_one_of_several_captions_is_drawn_by_the_samples_own_seed(captioned: Dataset) -> None:
+    data = DataConfig(image_size=8, window=4, lanes=2, captions=True, repeats=2)
+    batches = take(captioned, 30, data, batch_size=16)
+    drawn: dict[int, list[str]] = {}
+    for batch in batches:
+        assert batch.captions is not None
+        for sample, caption in zip(batch.samples_S.tolist(), batch.captions, strict=True):
+            drawn.setdefault(sample, []).append(caption)
+    assert set(drawn[3]) == set(drawn[4]) == {""}
+    for sample in set(range(23)) - {3, 4}:
+        assert set(drawn[sample]) <= {f"{sample:06d} {n}" for n in range(5)}
+    chosen = [caption[-1] for captions in drawn.values() for caption in captions if caption]
+    assert all(60 < chosen.count(str(n)) < 120 for n in range(5))
+    resumed = take(captioned, 3, data, batch_size=16, start_step=5, threads=2)
+    for ours, theirs in zip(resumed, batches[5:8], strict=True):
+        assert_equal(ours, theirs)
+    assert batches[0].captions is not None
+    assert [part.captions for part in batches[0].micro(8)] == [batches[0].captions[:8], batches[0].captions[8:]]
+    assert take(captioned, 1, data.model_copy(update={"captions": False}), batch_size=16)[0].captions is None
+
+
+def test_captions_that_are_not_there_are_a_wrong_request(uneven: Dataset) -> None:
+    with pytest.raises(RequestError, match="has no captions"):
+        loader(uneven, DATA.model_copy(update={"captions": True}))
+
+
+def test_a_mixture_without_weights_or_with_too_many_lanes_is_a_wrong_request(uneven: Dataset, other: Dataset) -> None:
+    with pytest.raises(RequestError, match=r"no weights are given for 2 datasets: set data\.mixture"):
+        loader(uneven, others=[other])
+    with pytest.raises(RequestError, match=r"2 weights are given for 1 dataset: take data\.mixture away"):
+        loader(uneven, MIXED)
+    with pytest.raises(RequestError, match="65 lanes need at least as many samples"):
+        loader(uneven, MIXED.model_copy(update={"lanes": 65}), others=[other], batch_size=65)
 
 
 def test_an_epoch_later_a_sample_is_seen_otherwise(uneven: Dataset) -> None:
@@ -188,14 +319,14 @@ def test_closing_stops_all_threads_wherever_they_are(uneven: Dataset) -> None:
 def test_what_goes_wrong_in_a_thread_surfaces_where_batches_are_taken(
     uneven: Dataset, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = LaneOrder.views
+    real = MixedOrder.views
 
-    def fail(self: LaneOrder, lane: int, start: int, stop: int) -> Any:
+    def fail(self: MixedOrder, lane: int, start: int, stop: int) -> Any:
         if start >= 16:
             raise ZeroDivisionError("in a thread")
         return real(self, lane, start, stop)
 
-    monkeypatch.setattr(LaneOrder, "views", fail)
+    monkeypatch.setattr(MixedOrder, "views", fail)
     batches = loader(uneven, threads=threads)
     assert [next(batches).step, next(batches).step] == [0, 1]
     with pytest.raises(ZeroDivisionError, match="in a thread"):
@@ -205,7 +336,7 @@ def test_what_goes_wrong_in_a_thread_surfaces_where_batches_are_taken(
 
 def test_closing_lets_a_consumer_in_another_thread_go(uneven: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     hold = threading.Event()
-    monkeypatch.setattr("vitcore.data.assembly.decode", lambda data: hold.wait(5) or torch.zeros(3, 8, 8))
+    monkeypatch.setattr(loading, "Photograph", lambda data: hold.wait(5))
     batches = loader(uneven, threads=1)
     caught: list[BaseException] = []
 

@@ -8,7 +8,7 @@ import pytest
 
 from vitcore import storage
 from vitcore.data import index, manifest
-from vitcore.data.manifest import Dataset, DatasetRef, Manifest, Shard, SplitInfo
+from vitcore.data.manifest import Dataset, DatasetRef, Manifest, Moments, Shard, SplitInfo
 from vitcore.errors import RequestError, WorkError
 
 
@@ -43,16 +43,15 @@ def put_shard(root: Path, split: str, number: int, labels: list[int]) -> Shard:
     )
 
 
-def version(classes: tuple[str, ...] = ("cat", "dog"), identity: str = "ingest-1") -> Manifest:
+def version(classes: tuple[str, ...] = ("cat", "dog"), source: str = "somewhere") -> Manifest:
     return Manifest(
         fields=("image", "label"),
         classes=classes,
         splits={"train": SplitInfo(samples=5, shards=2, bytes=2, class_counts=(3, 2))},
         mean=(0.5, 0.5, 0.5),
         std=(0.2, 0.2, 0.2),
-        source="somewhere",
+        source=source,
         settings={},
-        identities=(identity,),
     )
 
 
@@ -87,30 +86,47 @@ def test_index_by_column(tmp_path: Path, shards: dict[str, list[Shard]]) -> None
 def test_the_digest_covers_content_not_place(tmp_path: Path, shards: dict[str, list[Shard]]) -> None:
     digest = manifest.version_digest(version(), shards)
     moved = {"train": [shard.model_copy(update={"name": "/else/where.tar"}) for shard in shards["train"]]}
-    assert manifest.version_digest(version(identity="other"), moved) == digest
+    assert manifest.version_digest(version(source="elsewhere"), moved) == digest
     relabelled = {"train": [put_shard(tmp_path / "b", "train", 0, [0, 1, 1]), shards["train"][1]]}
     assert manifest.version_digest(version(), relabelled) != digest
     assert manifest.version_digest(version(("dog", "cat")), shards) != digest
     assert manifest.version_digest(version(), {"val": shards["train"]}) != digest
 
 
-def test_versions_stay_and_identities_gather(tmp_path: Path, shards: dict[str, list[Shard]]) -> None:
-    url = str(tmp_path)
-    first = manifest.publish(url, version(identity="one"), shards)
-    second = manifest.publish(url, version(identity="two"), {"train": shards["train"][:1]})
+def test_versions_stay_and_are_found_by_identity(tmp_path: Path, shards: dict[str, list[Shard]]) -> None:
+    url, half = str(tmp_path), {"train": shards["train"][:1]}
+    first = manifest.publish(url, version(), shards, identity="one")
+    second = manifest.publish(url, version(), half, expected=first.digest, identity="two")
     assert Dataset.open(url).digest == second.digest
     assert len(Dataset.open(first).shards("train")) == 2
-    assert manifest.publish(url, version(identity="three"), shards) == first
-    assert Dataset.open(url).manifest.identities == ("one", "three")
+    assert manifest.publish(url, version(), shards, expected=second.digest, identity="three") == first
     assert [manifest.find(url, name) for name in ("one", "two", "three", "four")] == [first, second, first, None]
     assert manifest.versions(url)[0] == first.digest
     assert manifest.find(str(tmp_path / "nothing"), "one") is None
 
 
+def test_who_publishes_second_is_told(tmp_path: Path, shards: dict[str, list[Shard]]) -> None:
+    url, half = str(tmp_path), {"train": shards["train"][:1]}
+    first = manifest.publish(url, version(), shards)
+    second = manifest.publish(url, version(), half, expected=first.digest)
+    with pytest.raises(WorkError, match="somebody else published"):
+        manifest.publish(url, version(("dog", "cat")), shards, expected=first.digest)
+    assert Dataset.open(url).digest == second.digest
+    manifest.publish(url, version(), half, expected=first.digest)  # it says already what is asked for
+
+
+def test_moments_of_a_union_are_those_of_all_its_pixels() -> None:
+    one = Moments(pixels=2, sums=(10, 20, 30), squares=(58, 208, 458))
+    mean, std = (one + Moments(pixels=2, sums=(10, 20, 30), squares=(58, 208, 458))).statistics()
+    assert mean == pytest.approx((5 / 255, 10 / 255, 15 / 255), abs=1e-6)
+    assert std == pytest.approx((2 / 255, 2 / 255, 2 / 255), abs=1e-6)
+    assert Moments().statistics() == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
 def test_nothing_is_visible_before_the_pointer(
     tmp_path: Path, shards: dict[str, list[Shard]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(manifest, "point", lambda url, digest: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(manifest, "point", lambda url, digest, **_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         manifest.publish(str(tmp_path), version(), shards)
     with pytest.raises(RequestError, match="holds no dataset"):
@@ -144,10 +160,10 @@ def test_damage_is_named(tmp_path: Path, shards: dict[str, list[Shard]]) -> None
     ref = manifest.publish(url, version(), shards)
     (tmp_path / "train/00000.index.parquet").write_bytes(b"no parquet")
     with pytest.raises(WorkError, match=r"00000\.index.parquet is missing or damaged"):
-        Dataset.open(url).index("train")
+        _ = Dataset.open(url).index("train").labels
     put_shard(tmp_path, "train", 0, [0])
     with pytest.raises(WorkError, match="has 1 rows, its shard 3 samples"):
-        Dataset.open(url).index("train")
+        _ = Dataset.open(url).index("train").labels
     (tmp_path / f"_vit/{ref.digest}.train.parquet").unlink()
     with pytest.raises(WorkError, match="shard list"):
         Dataset.open(url).shards("train")

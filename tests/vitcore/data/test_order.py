@@ -72,6 +72,21 @@ def test_a_window_is_a_run_of_shards_so_that_reads_are_local() -> None:
         assert len(shards) <= 2
 
 
+@pytest.mark.parametrize(("lanes", "window"), [(1, 64), (5, 7), (8, 1), (203, 4)])
+def test_windows_follow_each_other_and_hold_what_their_samples_show(lanes: int, window: int) -> None:
+    order = LaneOrder(UNEVEN, lanes=lanes, window=window, seed=3)
+    for lane in {0, lanes // 2, lanes - 1}:
+        at, span = 0, order.span(lane, 0)
+        while at < 2 * lane_length(order, lane):
+            assert span == order.span(lane, at)
+            rows = order.window_rows(*span)
+            assert rows.tolist() != [] and set(rows) == set(order.run(lane, at, at + len(rows))[1])
+            assert order.span(lane, at + len(rows) - 1) == span
+            assert order.turns(span) == range(at, at + len(rows))
+            at, span = at + len(rows), order.next_span(span)
+        assert span[1] >= 2
+
+
 def test_the_streams_are_pinned() -> None:
     """A new release of numpy, or of ours, must not change the order of a run that is to be resumed."""
     assert keyed("vit.test", 1, -2).random_raw(2).tolist() == PINNED_RAW

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import threading
@@ -10,11 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
 import pytest
 
 from vitcore import storage
 from vitcore.data import reader as reader_module
 from vitcore.data.decode import BadSampleError
+from vitcore.data.index import decode, encode
 from vitcore.data.manifest import Dataset
 from vitcore.data.reader import Reader
 from vitcore.errors import WorkError
@@ -37,7 +40,7 @@ def test_every_sample_is_what_was_indexed_with_few_files_open(uneven: Dataset) -
     with Reader(uneven, "train", open_files=2) as reader:
         expected = [row.tobytes() for row in reader.index.hashes]
         assert digests(reader) == expected
-        assert len(reader._files) == 2
+        assert len(reader._places) == 2
 
 
 def test_threads_share_a_reader_that_keeps_one_file_open(uneven: Dataset) -> None:
@@ -105,23 +108,92 @@ def test_remote_bytes_are_verified(remote: Dataset) -> None:
             reader.read(3)
 
 
-def test_a_store_that_stumbles_is_asked_again_and_one_that_is_down_fails_the_work(
-    remote: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, failures = storage.read_range, [OSError("503"), OSError("reset")]
+def test_a_store_that_is_down_fails_the_work(remote: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(url: str, start: int, stop: int) -> bytes:
+        raise OSError("503")
 
-    def stumble(url: str, start: int, stop: int) -> bytes:
-        if failures:
-            raise failures.pop()
+    with Reader(remote, "train") as reader:
+        monkeypatch.setattr(storage, "read_range", refuse)
+        with pytest.raises(WorkError, match=r"00000\.tar could not be fetched: 503"):
+            reader.read(0)
+
+
+def test_a_store_that_ignores_ranges_is_named(remote: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "read_range", lambda url, start, stop: storage.read(url))
+    with Reader(remote, "train") as reader, pytest.raises(WorkError, match="whole files"):
+        reader.read(0)
+
+
+@pytest.mark.parametrize("complains", [False, True])
+def test_a_remote_shard_that_was_cut_short_gives_bad_samples(
+    remote: Dataset, monkeypatch: pytest.MonkeyPatch, complains: bool
+) -> None:
+    """Some stores answer a range beyond the end with fewer bytes, some with an error."""
+    store, path, index = fsspec.filesystem("memory"), "/reader/train/00000.tar", remote.index("train")
+    store.pipe_file(path, store.cat_file(path)[: int(index.offsets[3]) + 10])
+    real = storage.read_range
+
+    def read_range(url: str, start: int, stop: int) -> bytes:
+        if complains and start >= storage.size(url):
+            raise OSError(errno.EINVAL, "InvalidRange")
         return real(url, start, stop)
 
-    monkeypatch.setattr(reader_module, "_FIRST_PAUSE", 0.0)
-    monkeypatch.setattr(storage, "read_range", stumble)
+    monkeypatch.setattr(storage, "read_range", read_range)
     with Reader(remote, "train") as reader:
-        assert reader.read(0)
-        failures.extend(OSError("503") for _ in range(9))
-        with pytest.raises(WorkError, match="could not be read in 4 tries: 503"):
-            reader.read(0)
+        assert len(reader.read(2)) == index.sizes[2]
+        for sample in (3, 4):
+            with pytest.raises(BadSampleError, match="ends before"):
+                reader.read(sample)
+        assert [len(data) for _, data in reader.scan()] == [*index.sizes[:3], 0, 0, *index.sizes[5:]]
+
+
+def test_local_bytes_are_verified_where_that_is_asked_for(make_dataset: Callable[..., Dataset], tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, [4])
+    shard = tmp_path / "train" / "00000.tar"
+    data = bytearray(shard.read_bytes())
+    data[int(dataset.index("train").offsets[2]) + 30] ^= 1
+    shard.write_bytes(data)
+    with Reader(dataset, "train") as trusting, Reader(dataset, "train", verify="all") as strict:
+        assert trusting.read(2) and strict.read(1)
+        with pytest.raises(BadSampleError, match="not those that were indexed"):
+            strict.read(2)
+        assert [bool(data) for _, data in trusting.scan()] == [True] * 4
+        assert [bool(data) for _, data in strict.scan()] == [True, True, False, True]
+
+
+def test_an_index_that_lies_about_places_gives_bad_samples(
+    make_dataset: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    dataset = make_dataset(tmp_path, [4])
+    path = tmp_path / "train" / "00000.index.parquet"
+    table = decode(path.read_bytes())
+    sizes = pa.array([1 << 60, -5, 100, 100])
+    path.write_bytes(encode(table.set_column(2, "size", sizes)))
+    with Reader(dataset, "train") as reader:
+        for sample in (0, 1):
+            with pytest.raises(BadSampleError, match="shorter than the index says"):
+                reader.read(sample)
+        assert len(reader.read(2)) == 100
+        assert [len(data) for _, data in reader.scan()][:2] == [0, 0]
+
+
+@pytest.mark.parametrize("place", ["local", "remote"])
+def test_a_scan_gives_what_reading_gives(
+    uneven: Dataset, remote: Dataset, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr(reader_module, "_SCAN", 4000)
+    with Reader(uneven if place == "local" else remote, "train") as reader:
+        expected = list(enumerate(reader.read(sample) for sample in range(len(reader.index))))
+        assert list(reader.scan()) == expected
+        assert list(reader.scan(2, 6)) == expected[2:6]
+        assert list(reader.scan(6, 6)) == []
+
+
+def test_a_scan_passes_over_a_shard_that_is_gone(make_dataset: Callable[..., Dataset], tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, [2, 3, 2])
+    (tmp_path / "train" / "00001.tar").unlink()
+    with Reader(dataset, "train") as reader:
+        assert [(row, bool(data)) for row, data in reader.scan()] == [(row, row not in (2, 3, 4)) for row in range(7)]
 
 
 def test_a_remote_shard_that_is_gone_gives_bad_samples_at_once(remote: Dataset) -> None:
