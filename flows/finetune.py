@@ -22,10 +22,14 @@ def finetune(
     name: str | None = None,
     fresh: bool = False,
     overfit_one_batch: bool = False,
+    mixture: list[str] | None = None,
 ) -> ModelVersion | dict[str, float]:
     """Continue `model` on `data` by `recipe`, and register the result.
 
-    With `overfit_one_batch` nothing is registered: the answer is how well one batch was memorised.
+    With `overfit_one_batch` nothing is registered: the answer is how well one batch was memorised. `mixture` names
+    datasets that are trained on beside `data`, by the weights of `data.mixture`.
     """
-    stage = training(recipe, data, load(), overrides=overrides, compute=compute, name=name, model=model)
+    stage = training(
+        recipe, data, load(), mixture=mixture or (), overrides=overrides, compute=compute, name=name, model=model
+    )
     return run(stage, fresh=fresh, overfit_one_batch=overfit_one_batch)

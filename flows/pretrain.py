@@ -21,10 +21,12 @@ def pretrain(
     name: str | None = None,
     fresh: bool = False,
     overfit_one_batch: bool = False,
+    mixture: list[str] | None = None,
 ) -> ModelVersion | dict[str, float]:
     """Train `recipe` on `data` and register the model.
 
-    With `overfit_one_batch` nothing is registered: the answer is how well one batch was memorised.
+    With `overfit_one_batch` nothing is registered: the answer is how well one batch was memorised. `mixture` names
+    datasets that are trained on beside `data`, by the weights of `data.mixture`.
     """
-    stage = training(recipe, data, load(), overrides=overrides, compute=compute, name=name)
+    stage = training(recipe, data, load(), mixture=mixture or (), overrides=overrides, compute=compute, name=name)
     return run(stage, fresh=fresh, overfit_one_batch=overfit_one_batch)

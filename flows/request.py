@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.models import resolve
@@ -14,7 +14,7 @@ from vitcore.data.manifest import Dataset
 from vitcore.errors import RequestError
 from vitcore.recipe import Compute, DistillConfig, ParentConfig, apply_overrides
 from vitcore.recipes import find
-from vitcore.train.request import open_dataset
+from vitcore.train.request import open_dataset, open_mixture
 
 
 def training(
@@ -22,6 +22,7 @@ def training(
     data: str,
     settings: Settings,
     *,
+    mixture: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     compute: Compute | None = None,
     name: str | None = None,
@@ -34,6 +35,7 @@ def training(
         recipe: name of a recipe.
         data: URL of a dataset.
         settings: where models are looked up.
+        mixture: URLs of datasets mixed in.
         overrides: dotted field of the recipe → value.
         compute: default: `Compute()`.
         name: registered model; default: the last part of the dataset's URL.
@@ -44,6 +46,8 @@ def training(
     """
     chosen = apply_overrides(find(recipe), dict(overrides or {}))
     dataset = open_dataset(chosen, Dataset.open(data).ref)
+    others = [Dataset.open(url).ref for url in mixture]
+    open_mixture(chosen, dataset, others)
     if isinstance(chosen.model, ParentConfig) and model is None:
         raise RequestError(
             f"recipe {recipe!r} continues another model; run: vit finetune {recipe} --model REF --data {data}"
@@ -56,6 +60,7 @@ def training(
         recipe=chosen,
         compute=compute or Compute(),
         data=dataset.ref,
+        mixture=tuple(others),
         init=None if model is None else resolve(model, settings),
         teacher=None if teacher is None else resolve(teacher, settings),
     )

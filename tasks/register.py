@@ -95,7 +95,7 @@ def describe(settings: Settings, version: ModelVersion, model: Pretrained, repor
         Score(_SCORES.get(metric, metric), estimate.value, estimate.low, estimate.high)
         for metric, estimate in report.metrics.items()
     )
-    remarks = []
+    remarks = list(report.remarks)
     if report.samples < _SMALL_SPLIT:
         remarks.append(f"{report.samples} photographs are few: differences smaller than the intervals mean nothing.")
     card = _card(

@@ -28,7 +28,7 @@ from vitcore.identity import identity
 from vitcore.recipe import Compute, Config, Recipe, flatten
 from vitcore.train.request import TrainRequest, TrainResult
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Raised when the same recipe and inputs would give other weights."""
 _SHOWN = ("train/loss", "train/top1", "train/images_per_s")
 
@@ -41,6 +41,8 @@ class TrainStage(Config):
     recipe: Recipe
     compute: Compute
     data: DatasetRef
+    mixture: tuple[DatasetRef, ...] = ()
+    """Datasets mixed in."""
     init: ModelRef | None = None
     """Model it starts from."""
     teacher: ModelRef | None = None
@@ -51,6 +53,7 @@ class TrainStage(Config):
         """Name of its product: recipe and inputs, not where and how it runs."""
         inputs = {
             "data": self.data.digest,
+            "mixture": " ".join(ref.digest for ref in self.mixture) or None,
             "init": self.init.digest if self.init else None,
             "teacher": self.teacher.digest if self.teacher else None,
         }
@@ -62,6 +65,7 @@ class TrainStage(Config):
             recipe=self.recipe,
             compute=self.compute,
             data=self.data,
+            mixture=self.mixture,
             init=self.init.ref if self.init else None,
             teacher=self.teacher.ref if self.teacher else None,
             checkpoints=checkpoints,
@@ -140,14 +144,9 @@ def _open_run(stage: TrainStage, settings: Settings, *, fresh: bool) -> str:
         tags=register.provenance(stage.recipe, stage.data, stage.init, stage.teacher),
         fresh=fresh,
     )
-    runs.log_dataset(
-        settings.tracking_uri,
-        run_id,
-        name=stage.name,
-        digest=stage.data.digest,
-        url=stage.data.url,
-        role="training",
-    )
+    for ref in (stage.data, *stage.mixture):
+        name = stage.name if ref is stage.data else ref.url.rstrip("/").rsplit("/", 1)[-1]
+        runs.log_dataset(settings.tracking_uri, run_id, name=name, digest=ref.digest, url=ref.url, role="training")
     return run_id
 
 

@@ -62,7 +62,7 @@ class Weed:
         )
 
     def wait(self, seconds: float = 60) -> None:
-        """Wait until the gateway answers and an object can be stored."""
+        """Wait until the gateway answers."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -293,18 +293,20 @@ class S3:
     Attributes:
         env: the standard environment by which any client finds the server and its credentials.
         direct: the server's own endpoint, for what the proxy would slow down.
+        buckets: made so far.
     """
 
     proxy: Proxy
     env: dict[str, str]
     direct: str
+    buckets: set[str] = field(default_factory=set)
 
     def url(self, path: str) -> str:
         """The URL of ``bucket/key``; the bucket is made if there is none."""
-        fs = fsspec.filesystem("s3", use_listings_cache=False)
         bucket = path.split("/", 1)[0]
-        if not fs.exists(bucket):
-            fs.mkdir(bucket)
+        if bucket not in self.buckets:
+            fsspec.filesystem("s3", endpoint_url=self.direct, key=KEY, secret=SECRET).mkdir(bucket)
+            self.buckets.add(bucket)
         return f"s3://{path}"
 
     def fresh(self) -> str:

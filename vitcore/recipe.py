@@ -42,8 +42,8 @@ class AugmentConfig(Config):
     randaug_magnitude: float = 9.0
     """RandAugment: strength, 0 to 10."""
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    """Colour jitter (2002.05709, appendix A): how far the factors of brightness, contrast and saturation may move from 1,
-    and the hue along the colour circle; self-supervised recipes take 0.4 0.4 0.2 0.1."""
+    """Colour jitter (2002.05709, appendix A): how far the factors of brightness, contrast and saturation may move from
+    1, and the hue along the colour circle; self-supervised recipes take 0.4 0.4 0.2 0.1."""
     jitter_prob: float = 0.8
     """Probability of the colour jitter, where it is on."""
     grey: float = 0.0

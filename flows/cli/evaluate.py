@@ -87,3 +87,5 @@ def show_report(report: Report) -> None:
         ],
     )
     console.fields({"parameters": report.parameters, "images/s": report.images_per_s, "skipped": len(report.skipped)})
+    for remark in report.remarks:
+        console.write(remark)

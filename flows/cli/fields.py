@@ -21,12 +21,13 @@ from vitcore.recipe import Config
 def mirror(config: Config, *, hide: frozenset[str] = frozenset()) -> type[Any]:
     """A dataclass with the fields of `config`, its values as defaults.
 
-    Left out are the fields in `hide` and those with only one possible value (`kind`, `schema_version`).
+    Left out are the fields in `hide`, those with only one possible value (`kind`, `schema_version`), and lists of
+    configurations (`views`), which are written in a recipe and not on a line.
     """
     members: list[Any] = []
     for name, info in type(config).model_fields.items():
         value = getattr(config, name)
-        if name in hide or _fixed(info.annotation):
+        if name in hide or _fixed(info.annotation) or _is_list(info.annotation):
             continue
         if isinstance(value, Config):
             nested = mirror(value)
@@ -71,6 +72,12 @@ def _typed(annotation: Any, about: str) -> Any:
 
 def _fixed(annotation: Any) -> bool:
     return get_origin(annotation) is Literal and len(get_args(annotation)) == 1
+
+
+def _is_list(annotation: Any) -> bool:
+    """Whether a field holds any number of configurations."""
+    items = get_args(annotation) if get_origin(annotation) is tuple else ()
+    return any(isinstance(item, type) and issubclass(item, Config) for item in items)
 
 
 def _default(value: Any) -> Any:

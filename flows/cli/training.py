@@ -24,8 +24,8 @@ class Options:
     """The arguments that are not fields of a recipe."""
 
     data: tyro.conf.UseAppendAction[tuple[str, ...]]
-    """URL of the dataset: a folder written by `vit ingest`, here or in an object store. Given several times, the datasets
-    are mixed by the weights of --data.mixture; the first one's validation split is validated on."""
+    """URL of the dataset: a folder written by `vit ingest`, here or in an object store. Several, each behind its own
+    --data, are mixed by the weights of --data.mixture; the first one is validated on."""
     name: str | None = None
     """Name the model is registered under; default: made from the dataset and the recipe."""
     fresh: bool = False

@@ -246,6 +246,7 @@ def test_pretrain_hands_over_what_differs_from_the_recipe(
         {
             "recipe": "vit_s16",
             "data": "s3://b/x",
+            "mixture": [],
             "overrides": {
                 "train.duration": "9 epochs",
                 "data.augment.crop_scale": [0.5, 1.0],
@@ -258,6 +259,11 @@ def test_pretrain_hands_over_what_differs_from_the_recipe(
             "overfit_one_batch": False,
         }
     ]
+    capsys.readouterr()
+    datasets = ["--data", "a", "--data", "b", "--data", "c"]
+    assert main(["pretrain", "vit_s16", *datasets, "--data.mixture", "3", "1", "1"]) == 0
+    assert (flow.calls[1]["data"], flow.calls[1]["mixture"]) == ("a", ["b", "c"])
+    assert flow.calls[1]["overrides"] == {"data.mixture": [3, 1, 1]}
 
 
 def test_distill_and_finetune_name_the_other_model(monkeypatch: pytest.MonkeyPatch) -> None:

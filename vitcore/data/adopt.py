@@ -38,6 +38,7 @@ from vitcore.errors import RequestError
 from vitcore.identity import canonical_json, digest, identity
 
 _MOST_CLASSES = 1_000_000
+_NAMED = 3  # examples in a message
 Progress = Callable[[int, int], None]
 """Told how many of how many tars are read."""
 T = TypeVar("T")
@@ -101,7 +102,7 @@ def adopt(
         url: where the dataset is or shall be; the tars' own folder is allowed.
         config: the settings.
         mapper: where tars are read.
-        before: classes of the version there is; those that are still used keep their numbers.
+        before: classes of the version that the tars are added to; they keep their numbers.
         progress: told of tars.
 
     Raises:
@@ -139,24 +140,25 @@ def index_shard(job: IndexJob) -> tuple[list[AdoptedSplit], list[Reject]]:
         unlabelled = pc.is_null(found.column("class")).to_pylist()
         missing = ["no label" if one else "its label is not among the classes" for one in unlabelled]
         reasons = [why if label < 0 else reason for label, why, reason in zip(labels, missing, reasons, strict=True)]
-    sources = [f"{job.job.tar.name}/{key}" for key in found.column("key").to_pylist()]
-    rejects = [Reject(source, why) for source, why in zip(sources, reasons, strict=True) if why is not None]
-    rows = _rows(found, labels, sources, job).filter(pa.array([why is None for why in reasons], pa.bool_()))
+    names = zip(found.column("key").to_pylist(), reasons, strict=True)
+    rejects = [Reject(f"{job.job.tar.name}/{key}", why) for key, why in names if why is not None]
+    rows = _rows(found, labels, job).filter(pa.array([why is None for why in reasons], pa.bool_()))
     return [_index(part, split, job) for split, part in _by_split(rows)], rejects
 
 
-def _rows(found: pa.Table, labels: list[int], sources: list[str], job: IndexJob) -> pa.Table:
+def _rows(found: pa.Table, labels: list[int], job: IndexJob) -> pa.Table:
     """The rows of an index, with the split and the sums over pixels beside them."""
     hashes = found.column("hash").to_pylist()
     groups = [group or content.hex() for group, content in zip(found["group"].to_pylist(), hashes, strict=True)]
     shares = job.job.config.splits
     splits = [one or assign(group, shares) for one, group in zip(found["split"].to_pylist(), groups, strict=True)]
+    members = pc.binary_join_element_wise(found.column("key"), found.column("extension"), ".")
     none: pa.Array = pa.array([[]] * len(found), pa.list_(pa.string()))
     made: dict[str, Any] = {
         "label": pa.array(labels, pa.int64()),
         "captions": found.column("captions") if "captions" in job.fields else none,
         "group": pa.array(groups, pa.string()),
-        "source": pa.array(sources, pa.string()),
+        "source": pc.binary_join_element_wise(pa.scalar(job.job.tar.name), members, "/"),
         "origin": found.column("hash"),
         "split": pa.array(splits, pa.string()),
     }
@@ -223,6 +225,7 @@ def _classes(
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     """Names of the classes, and the number that each label means."""
     labels = {label for one in adopted for label in one.labels}
+    named: dict[str, str | None]
     if config.tar.classes:
         names = read_classes(config.tar.classes)
         named = {label: name_of(label, names) for label in labels}
@@ -230,16 +233,24 @@ def _classes(
         most = max(map(int, labels))
         if most >= _MOST_CLASSES:
             raise RequestError(f"the label {most} numbers no class; set --tar.label, or --labels none")
-        names = tuple(str(number) for number in range(most + 1))
+        names = tuple(str(number) for number in range(max(most + 1, len(before))))
         named = {label: str(int(label)) for label in labels}
     else:
         if len(labels) > _MOST_CLASSES:
             raise RequestError(f"{len(labels)} labels are no classes; set --tar.label, or --labels none")
-        old = tuple(name for name in before if name in labels)
-        names = (*old, *class_order(labels - set(old)))
+        names = (*before, *class_order(labels - set(before)))
         named = {label: label for label in labels}
+    if names[: len(before)] != tuple(before):
+        raise RequestError(
+            f"the labels count as {_some(names)}, but the dataset's classes are {_some(before)}; "
+            "name the classes alike with --tar.classes, or adopt at another URL"
+        )
     number = {name: place for place, name in enumerate(names)}
     return names, {label: number[name] for label, name in named.items() if name is not None}
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
 
 
 def _write_labels(url: str, meant: dict[str, int]) -> str:

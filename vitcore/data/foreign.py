@@ -140,16 +140,22 @@ def samples(stream: Stream, tar: Tar, config: TarConfig, *, images: bool) -> Ite
     group: _Group | None = None
     seen: set[str] = set()
     damage: Damage | None = None  # just before
+    lost: str | None = None  # key of the sample that it cut
     for found in walk(stream):
         if isinstance(found, Damage):
             if group is not None:
                 yield reading.reject(group, found.what)
+                lost = group.key
             group, damage = None, found
             continue
         named = split_name(found.name)
         if named is None:
             continue  # hidden files, folders' own metadata, files without extension: of no sample
         key, extension = named
+        if key == lost:  # the rest of it
+            damage = None
+            continue
+        lost = None
         if group is None or group.key != key:
             if group is not None:
                 yield reading.finish(group)

@@ -32,6 +32,7 @@ _WORKERS = 16  # requests to a store at once
 _HEX = "[0-9a-f]{16}"
 _KINDS = {
     "version": re.compile(rf"{FOLDER}/(?P<version>{_HEX})\.json"),
+    "list of photographs left out": re.compile(rf"{FOLDER}/(?P<version>{_HEX})\.excluded\.parquet"),
     "shard list": re.compile(rf"{FOLDER}/(?P<version>{_HEX})\.[^/.]+\.parquet"),
     "overlap": re.compile(rf"{FOLDER}/(?P<version>{_HEX})\.[^/.]+\.overlap\.[^/]+\.(json|parquet)"),
     "index": re.compile(rf"{FOLDER}/index/[0-9a-f]{{16}}-{_HEX}\.parquet"),
@@ -167,7 +168,7 @@ class _Needs:
     def __init__(self, versions: Sequence[Dataset]) -> None:
         self._versions = {one.digest for one in versions}
         self._sources = {digest(one.manifest.source) for one in versions}
-        self._rejects = {one.manifest.rejects_file for one in versions}
+        self._named = {file for one in versions for file in (one.manifest.rejects_file, one.manifest.excluded)}
         self._indexes: set[str] = set()
         self._stems: set[str] = set()
         self._tars: set[tuple[str, str]] = set()
@@ -195,7 +196,9 @@ class _Needs:
             case "ledger":
                 return match["source"] in self._sources
             case "rejects":
-                return path in self._rejects
+                return path in self._named
+            case "list of photographs left out":
+                return path in self._named or match["version"] in self._versions  # of a split of that name
             case "identity":
                 return _field(url, path, "digest") in self._versions
             case "adopted tar":

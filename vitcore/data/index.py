@@ -196,11 +196,6 @@ class Index:
         """[N, 32]: SHA-256 of each stored image's bytes; compare ``hashes[i].tobytes()``."""
         return self._column("hash")
 
-    @property
-    def phashes(self) -> NDArray[np.uint64]:
-        """64-bit difference hashes: near duplicates differ in few bits."""
-        return self._column("phash")
-
     @cached_property
     def shard_of(self) -> NDArray[np.int32]:
         """Position in `Dataset.shards(split)` of each sample's shard."""

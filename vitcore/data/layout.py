@@ -104,7 +104,7 @@ def _idle(data: DataConfig, batch: int, lanes: int, workers: int) -> Iterator[Fi
     fewer = next(number for number in range(workers, 0, -1) if lanes % number == 0)
     text = (
         f"{idle:.0%} of the slots of a step are padding, since {lanes} lanes do not spread evenly over {workers} "
-        f"workers; {remedy} {fewer} workers"
+        f"workers; {remedy} {fewer} worker{'s' * (fewer > 1)}"
     )
     yield Finding("warning" if idle > _IDLE else "note", text)
 

@@ -114,9 +114,9 @@ class Mixture:
         if alone and not weights:
             weights = (1,)
         if len(weights) != len(datasets):
-            given = {0: "no weights are given", 1: "1 weight is given"}.get(len(weights), f"{len(weights)} weights are given")
+            given = {0: "no weights are", 1: "1 weight is"}.get(len(weights), f"{len(weights)} weights are")
             remedy = "take data.mixture away" if alone else "set data.mixture to one whole number for each"
-            raise RequestError(f"{given} for {len(datasets)} dataset{'' if alone else 's'}: {remedy}")
+            raise RequestError(f"{given} given for {len(datasets)} dataset{'' if alone else 's'}: {remedy}")
         self.datasets = tuple(datasets)
         self.weights = tuple(weights)
         names = (name for dataset in datasets for name in dataset.manifest.classes)

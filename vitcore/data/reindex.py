@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -110,19 +111,20 @@ def _said(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _adopted(dataset: Dataset, shard: Shard, config: IngestConfig) -> pa.Table | None:
-    """The index of a tar that others wrote: it is looked at as it was when it was adopted."""
+    """The index of a tar that others wrote: it is looked at as it was when it was adopted, without touching a thing."""
     try:
         tars = recognise(dataset.manifest.source, config).tars
         tar = next((one for one in tars.tars if one.url == dataset.shard_url(shard)), None) if tars else None
         if tar is None:
             return None
-        job = AdoptJob(dataset.url, tar, config)
-        adopted = adopt_shard(job)
-        for labels in _labels(dataset):
-            index_shard(IndexJob(job, adopted, dataset.manifest.fields, len(dataset.manifest.classes), labels))
-            table = read_index(dataset.url, shard)
-            if isinstance(table, pa.Table):
-                return table
+        with tempfile.TemporaryDirectory(prefix="vit-reindex-") as folder:
+            job = AdoptJob(folder, tar, config)
+            adopted = adopt_shard(job)
+            for labels in _labels(dataset):
+                index_shard(IndexJob(job, adopted, dataset.manifest.fields, len(dataset.manifest.classes), labels))
+                table = read_index(folder, shard)
+                if isinstance(table, pa.Table):
+                    return table
     except (RequestError, WorkError):  # the tars are not where they were: nothing to make it from
         return None
     return None

@@ -13,7 +13,9 @@ can be used, and the pointer to the new version is written last.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,16 +24,18 @@ from numpy.typing import NDArray
 
 from vitcore import storage
 from vitcore.data import revision
-from vitcore.data.check import Progress, Share, listings, older_versions, survey
+from vitcore.data.check import Listed, Progress, Share, listings, older_versions, survey
 from vitcore.data.findings import Finding
 from vitcore.data.index import encode
-from vitcore.data.manifest import Dataset, DatasetRef, Shard
+from vitcore.data.manifest import FOLDER, Dataset, DatasetRef, Shard
 from vitcore.data.reindex import reindex
 from vitcore.data.revision import revise
 from vitcore.data.rows import Rows
 from vitcore.data.tarwalk import Stream
 from vitcore.data.verify import LARGEST, QUARANTINE, Verdict, read_index, verify, written_here
 from vitcore.errors import WorkError
+
+_WORKERS = 16  # requests to a store at once
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,13 @@ def repair(url: str, sample: Share = 0.02, *, dry_run: bool = False, progress: P
         return Repair((), None, tuple(before.findings))
     try:
         mended = {(split, shard): _mend(dataset, split, shard, verdict) for split, shard, verdict in broken}
-        aside = _useless(dataset, list(mended.values()))
+        listed = listings([dataset, *older_versions(dataset)[0]])
+        aside = _useless(dataset, list(mended.values()), listed)
         actions = (*(_say(dataset, one) for one in mended.values()), *(_say_aside(dataset.url, tar) for tar in aside))
         _refuse_nothing(dataset, mended)
         if dry_run:
             return Repair(actions, None, tuple(before.findings))
-        published = _apply(dataset, mended, aside)
+        published = _apply(dataset, mended, listed, aside)
     except OSError as error:
         raise WorkError(f"{url} could not be repaired: {error}; run this again") from error
     known = {shard: verdict for shard, verdict in before.verdicts.items() if verdict.sound}
@@ -149,11 +154,10 @@ def salvage(tar: str, table: pa.Table) -> tuple[int, str, NDArray[np.bool_]]:
         return size, stream.digest(), right
 
 
-def _useless(dataset: Dataset, mended: Sequence[_Mended]) -> list[str]:
+def _useless(dataset: Dataset, mended: Sequence[_Mended], listed: Mapping[Shard, Sequence[Listed]]) -> list[str]:
     """Tars of ours that changed and of which no version can use anything: they make place for whole ones."""
     kept = {one.before.name for one in mended if one.stays.any()}
     names = {one.before.name for one in mended if one.before != one.after and written_here(one.before.name)} - kept
-    listed = listings([dataset, *older_versions(dataset)[0]]) if names else {}
     used = {shard.name for shard in listed if shard.name in names and _is_used(dataset, shard)}
     return sorted(names - used)
 
@@ -173,7 +177,12 @@ def _refuse_nothing(dataset: Dataset, mended: Mapping[tuple[str, Shard], _Mended
         )
 
 
-def _apply(dataset: Dataset, mended: Mapping[tuple[str, Shard], _Mended], aside: Sequence[str]) -> DatasetRef | None:
+def _apply(
+    dataset: Dataset,
+    mended: Mapping[tuple[str, Shard], _Mended],
+    listed: Mapping[Shard, Sequence[Listed]],
+    aside: Sequence[str],
+) -> DatasetRef | None:
     for one in mended.values():
         if one.index is not None:
             storage.write(storage.join(dataset.url, one.before.index), encode(one.index))
@@ -182,9 +191,29 @@ def _apply(dataset: Dataset, mended: Mapping[tuple[str, Shard], _Mended], aside:
             storage.remove(storage.join(dataset.url, f"{one.before.name.removesuffix('.tar')}_stats.json"))
     for name in aside:
         _move(storage.join(dataset.url, name), storage.join(dataset.url, QUARANTINE, name))
-    if all(not one.lost and one.before == one.after for one in mended.values()):
+    changed = {one.before.name for one in mended.values() if one.lost or one.before != one.after}
+    if not changed:
         return None
+    damaged = {one.version.digest for shard, where in listed.items() if shard.name in changed for one in where}
+    _forget(dataset.url, "identities", "digest", damaged)  # or an ingest would publish one of these again
+    _forget(dataset.url, "adopt", "name", changed)  # or an adoption would take a tar for what it was
     return _publish(dataset, mended)
+
+
+def _forget(url: str, folder: str, field: str, values: set[str]) -> None:
+    """Remove the markers in a folder of the dataset's that vouch for something damaged."""
+    folder = storage.join(url, FOLDER, folder)
+    files = [storage.join(folder, name) for name in storage.names(folder) if name.endswith(".json")]
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        said = pool.map(lambda file: _said(file, field), files)
+        list(pool.map(storage.remove, [file for file, value in zip(files, said, strict=True) if value in values]))
+
+
+def _said(file: str, field: str) -> str | None:
+    try:
+        return str(json.loads(storage.read(file))[field])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _publish(dataset: Dataset, mended: Mapping[tuple[str, Shard], _Mended]) -> DatasetRef:
@@ -194,7 +223,7 @@ def _publish(dataset: Dataset, mended: Mapping[tuple[str, Shard], _Mended]) -> D
         one.stays if (one := mended.get((split, remains.before[split, shard]))) else np.ones(shard.samples, bool)
         for split, shard in rows.shards
     ]
-    changed = revise(rows, dataset.manifest.classes, {}, np.concatenate(stays))
+    changed = revise(rows, dataset.manifest.classes, {}, np.concatenate(stays), keep_classes=True)
     have = dataset.manifest
     lost = sum(one.lost for one in mended.values())
     return revision.publish(

@@ -59,7 +59,9 @@ class Stream:
         """Bytes behind us."""
         self._url = url
         self._hash = hashlib.sha256() if checksum else None
-        self._file = storage.local_path(url).open("rb", buffering=1 << 16) if storage.is_local(url) else None
+        # Who skips from header to header wants no more than these; who reads everything, everything.
+        ahead = 1 << 16 if checksum else 1 << 12
+        self._file = storage.local_path(url).open("rb", buffering=ahead) if storage.is_local(url) else None
         self._pool = None if self._file else ThreadPoolExecutor(1)
         self._piece, self._from = b"", 0
         self._next: tuple[int, Future[bytes]] | None = None

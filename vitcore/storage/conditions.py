@@ -7,14 +7,14 @@ with it. Trusting such a store would lose updates, so each bucket is tried once 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from vitcore.storage.retry import patiently, status_of
 from vitcore.storage.s3 import Place
 
-_CONTENDERS = 8
-_ROUNDS = 3
+_CREATORS, _REPLACERS = 8, 4  # at once; a store may make contenders wait for each other
 
 _found: dict[tuple[str, str], bool] = {}  # by endpoint and bucket
 
@@ -28,34 +28,50 @@ def are_honoured(url: str) -> bool:
     place = patiently(url, "looked up", lambda: Place.of(url))
     store = (place.store, place.bucket)
     if store not in _found:
-        _found[store] = all(patiently(url, "tried", lambda: _one_round(place)) for _ in range(_ROUNDS))
+
+        def settle(contest: Callable[[Place], bool]) -> bool:
+            return patiently(url, "tried", lambda: _on_a_probe(place, contest))
+
+        with ThreadPoolExecutor(2) as pool:
+            _found[store] = all(list(pool.map(settle, (_creation, _replacement))))
     return _found[store]
 
 
-def _one_round(near: Place) -> bool:
+def _on_a_probe(near: Place, contest: Callable[[Place], bool]) -> bool:
     probe = Place(near.fs, near.bucket, f"{near.key}.probe-{secrets.token_hex(8)}")
     try:
-        if not _one_wins(probe, None):
-            return False
-        head = probe.head()
-        if head is None:
-            raise OSError("no put came through")
-        return _is_refused(probe) and _one_wins(probe, head.etag)
+        return contest(probe)
     finally:
         with suppress(OSError):  # what went wrong before is the news
             patiently(f"s3://{probe.bucket}/{probe.key}", "removed", probe.delete)
 
 
-def _one_wins(probe: Place, expected: str | None) -> bool:
-    with ThreadPoolExecutor(_CONTENDERS) as pool:
-        # Contents that differ from each other and from what is there: a tag may be no more than the content's hash.
-        contents = [f"{expected} {number}".encode() for number in range(_CONTENDERS)]
+def _creation(probe: Place) -> bool:
+    honest = _one_wins(probe, None, _CREATORS)
+    if honest:
+        _tag(probe)
+    return honest
+
+
+def _replacement(probe: Place) -> bool:
+    _put(probe, b"first", None)
+    wrong = _put(probe, b"refused", '"00000000000000000000000000000000"')
+    return not wrong and _one_wins(probe, _tag(probe), _REPLACERS)
+
+
+def _one_wins(probe: Place, expected: str | None, contenders: int) -> bool:
+    # Contents that differ from each other and from what is there: a tag may be no more than the content's hash.
+    contents = [f"{expected} {number}".encode() for number in range(contenders)]
+    with ThreadPoolExecutor(contenders) as pool:
         won = list(pool.map(lambda data: _put(probe, data, expected), contents))
     return won.count(True) <= 1  # none where the answer to the winner was lost
 
 
-def _is_refused(probe: Place) -> bool:
-    return not _put(probe, b"refused", '"00000000000000000000000000000000"')
+def _tag(probe: Place) -> str:
+    head = probe.head()
+    if head is None:
+        raise OSError("none of several puts came through")
+    return head.etag
 
 
 def _put(probe: Place, data: bytes, expected: str | None) -> bool | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,7 +49,7 @@ def walk(url: str) -> Iterator[Entry]:
             for found in page:
                 path = found["Key"][start:]
                 if not _hidden(path):
-                    yield Entry(path, found["Size"], found["ETag"].strip('"'))
+                    yield Entry(path, found["Size"], _stamp(found))
     else:
         yield from _found(url)
 
@@ -138,4 +139,5 @@ def _hidden(path: str) -> bool:
 def _stamp(info: dict[str, object]) -> str:
     """Whatever a store gives that changes with a file, by the names its fsspec client uses."""
     known = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "mtime", "updated", "created")
-    return next((str(info[name]).strip('"') for name in known if info.get(name)), "")
+    value = next((info[name] for name in known if info.get(name)), "")
+    return str(value.timestamp() if isinstance(value, datetime) else value).strip('"')

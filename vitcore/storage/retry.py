@@ -24,8 +24,11 @@ _PATIENCE = 60.0  # seconds after which no further try begins
 _random = random.SystemRandom()  # neither seeded by nor visible to whoever trains
 
 _OUR_OWN = (RequestError, WorkError, TypeError, AttributeError, AssertionError, MemoryError)
-# Answers that are called the client's fault and yet come from a broken connection or a busy store.
-_PASSING_CODES = frozenset({"BadDigest", "IncompleteBody", "RequestTimeout", "XAmzContentSHA256Mismatch"})
+# Answers that are called the client's fault and yet come from a broken connection. (An upload in parts is no more where
+# it was completed and the answer was lost.)
+_PASSING_CODES = frozenset(
+    {"BadDigest", "IncompleteBody", "NoSuchUpload", "RequestTimeout", "XAmzContentSHA256Mismatch"}
+)
 _PASSING_STATUSES = frozenset({408, 409, 425, 429})
 _SECRETS = re.compile(
     r"(?<=//)[^/@\s]+@"  # user:password@ in a URL
@@ -79,7 +82,7 @@ def status_of(error: BaseException) -> int | None:
         if isinstance(response, dict):
             found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         else:
-            found = getattr(one, "status", None) or getattr(one, "code", None)
+            found = next((getattr(one, name) for name in ("status", "status_code", "code") if hasattr(one, name)), None)
         if isinstance(found, int):
             return found
     return None
@@ -90,6 +93,8 @@ def _in_our_words(error: Exception, url: str, done: str, tries: int) -> tuple[bo
     status, code = status_of(error), _code_of(error)
     often = f" in {tries} tries" if tries > 1 else ""
     begin = f"{url} could not be {done}{often}"
+    if code in _PASSING_CODES:
+        return False, OSError(f"{begin}: {_brief(error)}")
     if isinstance(error, FileNotFoundError) or status == 404:
         return True, FileNotFoundError(f"{begin}: it does not exist" + (f" ({code})" if code else ""))
     refused = isinstance(error, PermissionError) or status in (401, 403) or "Credential" in type(error).__name__
@@ -99,7 +104,7 @@ def _in_our_words(error: Exception, url: str, done: str, tries: int) -> tuple[bo
         )
     if isinstance(error, (FileExistsError, IsADirectoryError, NotADirectoryError)):
         return True, type(error)(f"{begin}: {_brief(error)}")
-    theirs = status is None or status >= 500 or status in _PASSING_STATUSES or code in _PASSING_CODES
+    theirs = status is None or status >= 500 or status in _PASSING_STATUSES
     final = not theirs or status == 501 or isinstance(error, ValueError) or "Validation" in type(error).__name__
     return final, OSError(f"{begin}: {_brief(error)}")
 

@@ -85,5 +85,6 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
         raise RequestError(f"{name}: URLs need another package: {missing}") from None
     options = kind._get_kwargs_from_urls(url)
     fs = fsspec.filesystem(name, **options, use_listings_cache=False)
-    _clients[id(fs)] = fs
+    if fs.async_impl:
+        _clients[id(fs)] = fs
     return fs, str(kind._strip_protocol(url))

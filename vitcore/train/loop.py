@@ -121,7 +121,7 @@ class Update(NamedTuple):
     skipped: bool
     bad: int
     checkpoint: bool
-    waits_s: tuple[float, ...]
+    waits_s: tuple[float, ...] = ()
     """Seconds that each rank waited for its batch."""
 
 

@@ -201,6 +201,44 @@ def test_a_reader_fetches_what_nobody_has_begun(remote: Dataset, store: Store) -
         assert reader.stats.wait_s > 0
 
 
+def test_a_block_that_never_fits_does_not_hold_up_the_others(
+    remote: Dataset, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("arena", "blocks"):
+        monkeypatch.setattr(f"vitcore.data.{module}.PAGE", 1024)
+    with Reader(remote, "train", cache=CacheConfig(limit=8 * 1024)) as reader:
+        reader.expect((0, 0, 0), rows(0, 30))
+        reader.expect((1, 0, 0), rows(31, 34))
+        until(lambda: reader.stats.fetched_blocks == 1)
+        assert spoiled(reader, range(30)) == []
+        assert reader.stats.direct_reads == 30
+
+
+def test_pages_are_not_given_back_while_somebody_copies_from_them(
+    remote: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go, real = threading.Event(), threading.Event(), Arena.read
+
+    def slow(arena: Arena, pages: list[int], start: int, size: int) -> bytes:
+        reading.set()
+        go.wait(10)
+        return real(arena, pages, start, size)
+
+    with Reader(remote, "train", cache=CacheConfig(limit=PAGE)) as reader:
+        reader.expect((0, 0, 0), rows(0, 30))
+        until(lambda: reader.stats.fetched_blocks == 1)
+        monkeypatch.setattr(Arena, "read", slow)
+        copying = threading.Thread(target=reader.read, args=(3, (0, 0, 0)))
+        copying.start()
+        reading.wait(10)
+        arena, (block,) = reader._cache._arena, reader._expected._lanes[0].windows[0, 0].blocks()
+        reader._cache.drop([block])
+        assert arena is not None and arena.take(1) is None
+        go.set()
+        copying.join()
+        assert arena.take(1) == [0] and reader.stats.direct_reads == 0
+
+
 def test_readers_share_a_cache_that_outlives_them(remote: Dataset, store: Store) -> None:
     cache = BlockCache(CacheConfig(limit=2 * PAGE))
     for _ in range(3):
@@ -282,6 +320,7 @@ def test_a_full_disk_is_said_once_and_samples_are_read_one_by_one(
         reader.expect(SPAN, rows(0, 100))
         assert spoiled(reader, range(100)) == []
         assert reader.stats.direct_reads > 30
+        assert reader._cache._arena is not None and reader._cache._arena.pages <= 5
         assert len(caplog.records) == 1 and "No space left" in caplog.text
 
 

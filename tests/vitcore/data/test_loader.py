@@ -47,7 +47,7 @@ def other(make_dataset: Callable[..., Dataset], tmp_path_factory: pytest.TempPat
     """64 samples in 3 shards, whose classes are partly those of `uneven`; sample 9 is unreadable."""
     made = make_dataset(tmp_path_factory.mktemp("other"), [30, 9, 25], broken={9: b"no photograph"})
     manifest = made.manifest.model_copy(update={"classes": tuple("ijklmnopqr")})
-    return Dataset.open(publish(made.url, manifest, {"train": made.shards("train")}))
+    return Dataset.open(publish(made.url, manifest, {"train": made.shards("train")}, expected=made.digest))
 
 
 @pytest.fixture(params=["alone", "mixed"])
@@ -242,7 +242,7 @@ def captioned(make_dataset: Callable[..., Dataset], tmp_path: Path) -> Dataset:
         place = table.schema.get_field_index("captions")
         path.write_bytes(encode_table(table.set_column(place, table.schema.field(place), [captions])))
     manifest = made.manifest.model_copy(update={"fields": ("image", "label", "captions")})
-    return Dataset.open(publish(made.url, manifest, {"train": made.shards("train")}))
+    return Dataset.open(publish(made.url, manifest, {"train": made.shards("train")}, expected=made.digest))
 
 
 def test_one_of_several_captions_is_drawn_by_the_samples_own_seed(captioned: Dataset) -> None:

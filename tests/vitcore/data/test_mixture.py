@@ -95,7 +95,7 @@ def named(make_dataset: Callable[..., Dataset], tmp_path: Path) -> Callable[...,
         made = make_dataset(tmp_path / "".join(classes), [sum(counts)])
         split = made.split("train").model_copy(update={"class_counts": counts})
         manifest = made.manifest.model_copy(update={"classes": classes, "splits": {"train": split}})
-        return Dataset.open(publish(made.url, manifest, {"train": made.shards("train")}))
+        return Dataset.open(publish(made.url, manifest, {"train": made.shards("train")}, expected=made.digest))
 
     return named
 

@@ -133,7 +133,7 @@ def test_any_number_of_ranks_equals_one(
         for step, metrics in alone.steps.items():
             theirs = ranks[0]["metrics"][str(step)]
             assert theirs.keys() == metrics.keys()
-            for name in metrics.keys() - {"train/images_per_s", "train/data_wait_s"}:
+            for name in metrics.keys() - {"train/images_per_s", "train/data_wait_s", "train/data_wait_max_s"}:
                 assert theirs[name] == pytest.approx(metrics[name], rel=1e-4, abs=1e-5), (step, name)
 
 
@@ -253,6 +253,12 @@ def test_the_best_model_survives_later_worse_ones(
     names = sorted(path.name for path in Path(request.checkpoints).iterdir())
     assert names == ["model-00000004", "step-00000010"]
     assert load_pretrained(result.model).card.dataset == request.data.digest
+
+
+def test_bad_samples_of_the_validation_are_counted(plain: Recipe, make_request: Any, spoil: Any) -> None:
+    request = make_request(plain).model_copy(update={"data": spoil("val", 3, 11)})
+    metrics = validate(Learner(request, open_dataset(request.recipe, request.data), World()))
+    assert metrics["bad_samples"] == 2
 
 
 def test_what_is_better() -> None:
