@@ -17,6 +17,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -82,20 +83,30 @@ def is_larger(data: bytes) -> bool:
         return min(image.size) > SHORT
 
 
-def compare(contestants: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round, turn about."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+@dataclass
+class Times:
+    """A number a round."""
+
+    wall: list[float] = field(default_factory=list)
+    """Seconds."""
+    cpu: list[float] = field(default_factory=list)
+    """Seconds of all threads and processes."""
+
+
+def compare(contestants: dict[str, Callable[[], float]]) -> dict[str, Times]:
+    """What each contestant took in each round, turn about; each answers with its CPU seconds."""
+    times = {name: Times() for name in contestants}
     for _ in range(ROUNDS):
         for name, run in contestants.items():
             began = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - began)
+            times[name].cpu.append(run())
+            times[name].wall.append(time.perf_counter() - began)
     return times
 
 
-def ratio(times: dict[str, list[float]], name: str) -> tuple[float, str]:
+def ratio(times: dict[str, Times], name: str) -> tuple[float, str]:
     """How many times as long `name` takes as ours, and the sentence about it."""
-    rounds = [other / own for own, other in zip(times["ours"], times[name], strict=True)]
+    rounds = [other / own for own, other in zip(times["ours"].wall, times[name].wall, strict=True)]
     middle = statistics.median(rounds)
     return middle, f"{middle:.2f} x {name} (rounds {min(rounds):.2f} to {max(rounds):.2f})"
 
@@ -112,14 +123,20 @@ def test_one_conversion(photographs: list[bytes], report: Report) -> None:
     cv2.setNumThreads(1)
     larger = [data for data in photographs if is_larger(data)]
 
-    def each(shrink: Shrink) -> Callable[[], object]:
-        return lambda: [shrink(data) for data in larger]
+    def each(shrink: Shrink) -> Callable[[], float]:
+        def run() -> float:
+            began = time.process_time()
+            for data in larger:
+                shrink(data)
+            return time.process_time() - began
+
+        return run
 
     contestants = {"ours": ours, "Pillow LANCZOS": lanczos, "Pillow BICUBIC": bicubic, "OpenCV INTER_AREA": opencv}
     for shrink in contestants.values():
         shrink(larger[0])
     times = compare({name: each(shrink) for name, shrink in contestants.items()})
-    each_ms = ", ".join(f"{name} {1000 * min(taken) / len(larger):.2f}" for name, taken in times.items())
+    each_ms = ", ".join(f"{name} {1000 * min(taken.wall) / len(larger):.2f}" for name, taken in times.items())
     report(f"a photograph brought to {SHORT}, best of {ROUNDS} rounds, one thread, ms: {each_ms}")
     ratios = {name: ratio(times, name) for name in contestants if name != "ours"}
     report("conversion: " + "; ".join(said for _, said in ratios.values()))
@@ -130,8 +147,9 @@ def test_one_conversion(photographs: list[bytes], report: Report) -> None:
 Task = tuple[list[tuple[str, int]], str, str]
 
 
-def write_plainly(task: Task) -> None:
+def write_plainly(task: Task) -> float:
     """A script around `webdataset.ShardWriter`: files, pattern of the shards, name of the function that shrinks."""
+    began = time.process_time()
     cv2.setNumThreads(1)
     files, pattern, shrink = task
     with ShardWriter(pattern, maxsize=64e6, verbose=0) as writer:
@@ -141,6 +159,7 @@ def write_plainly(task: Task) -> None:
             if shrink:
                 data = globals()[shrink](data) if is_larger(data) else data
             writer.write({"__key__": f"{number:08d}", "jpg": data, "cls": label, "json": json.dumps(about)})
+    return time.process_time() - began
 
 
 class Script:
@@ -156,10 +175,10 @@ class Script:
         self._pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork"))
         list(self._pool.map(abs, range(processes)))
 
-    def __call__(self) -> None:
+    def __call__(self) -> float:
         shutil.rmtree(self._out, ignore_errors=True)
         self._out.mkdir(parents=True)
-        list(self._pool.map(write_plainly, self._tasks))
+        return sum(self._pool.map(write_plainly, self._tasks))
 
 
 class Ingest:
@@ -169,9 +188,11 @@ class Ingest:
         self._folder, self._out, self._cores = folder, out, cores
         self._config = IngestConfig.model_validate(settings)
 
-    def __call__(self) -> None:
+    def __call__(self) -> float:
         shutil.rmtree(self._out, ignore_errors=True)
+        began = time.process_time()
         ingest(str(self._folder), str(self._out), self._config, mapper=threads(self._cores))
+        return time.process_time() - began
 
     def samples(self) -> int:
         return sum(split.samples for split in Dataset.open(str(self._out)).manifest.splits.values())
@@ -213,10 +234,11 @@ def photographs_in(folder: Path) -> int:
     return sum(1 for _ in folder.glob("*/*"))
 
 
-def say(
-    report: Report, what: str, count: int, times: dict[str, list[float]], others: Sequence[str]
-) -> dict[str, float]:
-    rates = ", ".join(f"{name} {count / min(taken):,.0f}" for name, taken in times.items())
+def say(report: Report, what: str, count: int, times: dict[str, Times], others: Sequence[str]) -> dict[str, float]:
+    rates = ", ".join(
+        f"{name} {count / min(taken.wall):,.0f} ({1000 * min(taken.cpu) / count:.2f} CPU ms each)"
+        for name, taken in times.items()
+    )
     report(f"{what}, photographs a second, best of {ROUNDS} rounds: {rates}")
     ratios = {name: ratio(times, name) for name in others}
     report(f"{what}: " + "; ".join(said for _, said in ratios.values()))

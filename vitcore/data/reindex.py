@@ -125,7 +125,11 @@ def _adopted(dataset: Dataset, shard: Shard, config: IngestConfig) -> pa.Table |
                 table = read_index(folder, shard)
                 if isinstance(table, pa.Table):
                     return table
-    except (RequestError, WorkError):  # the tars are not where they were: nothing to make it from
+    except RequestError:  # the tars are not where they were: nothing to make it from
+        return None
+    except WorkError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+            raise error.__cause__ from None  # a store that is silent is no reason to give up
         return None
     return None
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from vitcore import storage
 from vitcore.data import revision
 from vitcore.data.check import Listed, Progress, Share, listings, older_versions, survey
+from vitcore.data.convert import quiet
 from vitcore.data.findings import Finding
 from vitcore.data.index import encode
 from vitcore.data.manifest import FOLDER, Dataset, DatasetRef, Shard
@@ -93,7 +94,7 @@ def repair(url: str, sample: Share = 0.02, *, dry_run: bool = False, progress: P
         mended = {(split, shard): _mend(dataset, split, shard, verdict) for split, shard, verdict in broken}
         listed = listings([dataset, *older_versions(dataset)[0]])
         aside = _useless(dataset, list(mended.values()), listed)
-        actions = (*(_say(dataset, one) for one in mended.values()), *(_say_aside(dataset.url, tar) for tar in aside))
+        actions = tuple(_say_all(dataset, list(mended.values()), aside))
         _refuse_nothing(dataset, mended)
         if dry_run:
             return Repair(actions, None, tuple(before.findings))
@@ -106,8 +107,7 @@ def repair(url: str, sample: Share = 0.02, *, dry_run: bool = False, progress: P
 
 
 def _mend(dataset: Dataset, split: str, shard: Shard, verdict: Verdict) -> _Mended:
-    if verdict.unread:
-        raise WorkError(f"{dataset.shard_url(shard)} could not be read ({verdict.unread}); repair when it answers")
+    _refuse_silence(dataset, shard, verdict)
     table = read_index(dataset.url, shard)
     if isinstance(table, str):
         made = reindex(dataset, shard)
@@ -118,10 +118,18 @@ def _mend(dataset: Dataset, split: str, shard: Shard, verdict: Verdict) -> _Mend
         return _Mended(split, shard, mended.after, mended.stays, made, mended.why)
     if verdict.tar:
         return _whole(dataset, split, shard, table)
-    (again,) = verify(dataset.url, shard.name, [shard], 1.0)
+    with quiet():
+        (again,) = verify(dataset.url, shard.name, [shard], 1.0)
+    _refuse_silence(dataset, shard, again)
     stays = np.ones(shard.samples, bool)
     stays[list(again.bad)] = False
     return _Mended(split, shard, shard, stays, why="photographs in it cannot be used")
+
+
+def _refuse_silence(dataset: Dataset, shard: Shard, verdict: Verdict) -> None:
+    """Nothing is left out because a store does not answer."""
+    if verdict.unread:
+        raise WorkError(f"{dataset.shard_url(shard)} could not be read ({verdict.unread}); repair when it answers")
 
 
 def _whole(dataset: Dataset, split: str, shard: Shard, table: pa.Table) -> _Mended:
@@ -156,8 +164,7 @@ def salvage(tar: str, table: pa.Table) -> tuple[int, str, NDArray[np.bool_]]:
 
 def _useless(dataset: Dataset, mended: Sequence[_Mended], listed: Mapping[Shard, Sequence[Listed]]) -> list[str]:
     """Tars of ours that changed and of which no version can use anything: they make place for whole ones."""
-    kept = {one.before.name for one in mended if one.stays.any()}
-    names = {one.before.name for one in mended if one.before != one.after and written_here(one.before.name)} - kept
+    names = {one.before.name for one in mended if one.before != one.after and written_here(one.before.name)}
     used = {shard.name for shard in listed if shard.name in names and _is_used(dataset, shard)}
     return sorted(names - used)
 
@@ -267,6 +274,16 @@ def _move(url: str, to: str) -> None:
     storage.remove(url)
 
 
+def _say_all(dataset: Dataset, mended: Sequence[_Mended], aside: Sequence[str]) -> Iterator[str]:
+    yield from (_say(dataset, one) for one in mended)
+    for split, info in dataset.manifest.splits.items():
+        if sum(one.lost for one in mended if one.split == split) == info.samples:
+            yield f"nothing is left of the split {split}"
+    for name in aside:
+        tar, to = storage.join(dataset.url, name), storage.join(dataset.url, QUARANTINE, name)
+        yield f"{tar} is moved to {to}; older versions miss it"
+
+
 def _say(dataset: Dataset, one: _Mended) -> str:
     tar, source = dataset.shard_url(one.before), dataset.manifest.source
     parts = []
@@ -279,7 +296,3 @@ def _say(dataset: Dataset, one: _Mended) -> str:
     elif one.before != one.after:
         parts.append(f"{tar} is listed as it is now ({one.why}, but none of a photograph)")
     return "; ".join(parts)
-
-
-def _say_aside(url: str, name: str) -> str:
-    return f"{storage.join(url, name)} is moved to {storage.join(url, QUARANTINE, name)}; older versions miss it"

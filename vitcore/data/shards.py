@@ -123,6 +123,7 @@ def write_shard(job: ShardJob) -> ShardResult:
     try:
         finished = _finished(job, stats)
         if finished is not None:
+            storage.write(stats, finished.model_dump_json(indent=1).encode())  # as young as its use: gc spares it
             return finished
         storage.remove(stats)  # of an abandoned ingest; must never vouch for what is written now
         with quiet(), tempfile.TemporaryDirectory(prefix=_scratch_name(job), dir=_scratch(job)) as folder:
@@ -224,6 +225,8 @@ def _metadata(sample: dict[str, Any], stored: Stored) -> dict[str, Any]:
         "original_width": stored.original_width,
         "original_height": stored.original_height,
     }
+    if sample["group"] != sample["origin"].hex():
+        metadata["group"] = sample["group"]
     if sample["class"] is not None:
         metadata["class"] = sample["class"]
     if sample["captions"]:

@@ -205,6 +205,20 @@ def test_a_tar_of_no_use_is_moved_aside_and_older_versions_say_so(data: Dataset,
     assert check(ingest(raw, data.url, CONFIG), "full") == []
 
 
+def test_a_tar_that_an_older_version_can_use_stays(data: Dataset, tmp_path: Path) -> None:
+    shard = first(data)
+    rows = data.shard_index(shard).to_pylist()
+    (tmp_path / "withdrawn.csv").write_text("\n".join(["key", *(row["key"] for row in rows[1:])]))
+    edited = Dataset.open(edit(data.url, str(tmp_path / "withdrawn.csv"), delete=True))
+    with tar(data, shard).open("r+b") as file:
+        file.seek(rows[0]["offset"])
+        file.write(b"rubbish")
+    outcome = repair(data.url)
+    assert "all photographs" in outcome.actions[0]
+    assert tar(data, shard).exists()
+    assert lost(edited, Dataset.open(data.url)) == {rows[0]["key"]}
+
+
 @pytest.mark.parametrize("step", ["write", "remove", "move", "publish"])
 def test_killed_anywhere_it_goes_on(data: Dataset, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     train, val = data.shards("train"), data.shards("val")
@@ -230,6 +244,14 @@ def test_killed_anywhere_it_goes_on(data: Dataset, step: str, monkeypatch: pytes
     assert outcome.published is not None
     assert not tar(data, train[0]).exists()
     assert repair(data.url, "full") == Repair((), None, ())
+
+
+def test_a_split_that_is_lost_is_told_of(data: Dataset) -> None:
+    for shard in data.shards("val"):
+        tar(data, shard).unlink()
+    outcome = repair(data.url)
+    assert "nothing is left of the split val" in outcome.actions
+    assert list(Dataset.open(data.url).manifest.splits) == ["train"]
 
 
 def test_nothing_is_touched_where_nothing_would_be_left(data: Dataset) -> None:
@@ -316,6 +338,18 @@ def test_the_index_of_an_adopted_tar_is_made_again(adopted: Dataset) -> None:
     after = files(adopted)
     assert index.decode(after.pop(name)).equals(index.decode(before.pop(name)))
     assert after == before
+
+
+def test_a_store_that_is_away_loses_no_adopted_tar(adopted: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("the store is away")
+
+    (Path(adopted.url) / first(adopted).index).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("vitcore.data.adopt_shard._survey", refuse)
+        with pytest.raises(WorkError, match="the store is away"):
+            repair(adopted.url)
+    assert repair(adopted.url).published is None
 
 
 def test_an_adopted_tar_is_never_touched(adopted: Dataset) -> None:

@@ -291,13 +291,13 @@ def test_remote_tables_know_their_files_by_one_listing(monkeypatch: pytest.Monke
     assert column(read_corpus("memory://many/t.csv"), "size") == [6, None]
 
 
-def test_sixty_thousand_files_are_listed_in_a_blink(tmp_path: Path) -> None:
+def test_ten_thousand_files_are_listed_in_a_blink(tmp_path: Path) -> None:
     for label in range(20):
         (tmp_path / f"{label:02d}").mkdir()
         for number in range(500):
             os.close(os.open(tmp_path / f"{label:02d}" / f"{number}.jpg", os.O_CREAT))
-    best = min(timed(lambda: read_corpus(str(tmp_path))) for _ in range(3))
-    assert best < 0.6, "a sixth of the files in the time that all may take: the machine may be busy"
+    best = min(timed(lambda: read_corpus(str(tmp_path))) for _ in range(5))
+    assert best < 0.5, "sixty thousand take half a second on an idle machine; this one may be busy"
 
 
 def timed(function: Any) -> float:
