@@ -95,7 +95,7 @@ def _explain(error: Exception, session: Session) -> int:
     if isinstance(error, RequestError):
         _fail(str(error))
         return 2
-    if isinstance(error, WorkError):
+    if isinstance(error, (WorkError, OSError)):  # disks and stores speak in sentences too
         _fail(str(error))
         return 1
     what = " ".join(str(error).split()) or "no message"

@@ -24,7 +24,7 @@ def map_unordered(
     million inputs cost no memory.
 
     Raises:
-        RequestError, WorkError: as `function` raised them, or WorkError when a worker kept dying.
+        RequestError, WorkError, OSError: as `function` raised them, or WorkError when a worker kept dying.
     """
     remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=retries)(function)
     waiting = iter(enumerate(inputs))
@@ -53,7 +53,7 @@ def _result(reference: Any) -> Any:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
-        if isinstance(cause, RequestError | WorkError):
+        if isinstance(cause, RequestError | WorkError | OSError):
             raise cause from None
         raise
     except ray.exceptions.RayError as error:

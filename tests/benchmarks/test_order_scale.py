@@ -50,7 +50,7 @@ from vitcore.data.reader import Reader
 imported = resident()
 dataset = Dataset(url, "0" * 16, Manifest.model_validate_json(Path(url, "about.json").read_text()))
 began = time.perf_counter()
-sizes = [shard.samples for shard in dataset.shards("train")]
+sizes = dataset.shard_list("train").samples
 reader = Reader(dataset, "train")
 opened, listed = time.perf_counter() - began, resident()
 

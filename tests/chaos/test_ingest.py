@@ -169,28 +169,29 @@ def check(url: Path, before: str | None, after: str) -> None:
 class Killer:
     """Kills attempts at random: anywhere in their course, or as soon as some file or other appears."""
 
-    def __init__(self, kills: int, url: Path, lasts: float) -> None:
+    def __init__(self, kills: int, lasts: float) -> None:
         self._chance = random.Random(kills)
-        self._url, self._lasts = url, lasts
+        self._lasts = lasts
         self.left = kills
 
-    def kill(self, process: BaseProcess) -> bool:
-        """Whether the process was still there to be killed."""
+    def kill(self, process: BaseProcess, url: Path) -> bool:
+        """Whether the process that ingests into `url` was still there to be killed."""
         if self._chance.random() < 0.35:
             time.sleep(self._chance.uniform(0, self._lasts))
         else:
-            self._await(process, self._chance.choice((*SIGNS, *SIGNS[6:])))
+            self._await(process, url, self._chance.choice((*SIGNS, *SIGNS[6:])))
             time.sleep(self._chance.choice((0, 0, 0.001, 0.01)))
         if not process.is_alive():
             return False
         process.kill()
         process.join(60)
-        self.left -= process.exitcode != 0
-        return process.exitcode != 0
+        killed = process.exitcode != 0
+        self.left -= killed
+        return killed
 
-    def _await(self, process: BaseProcess, sign: str) -> None:
-        there = set(self._url.glob(sign))
-        while process.is_alive() and not set(self._url.glob(sign)) - there:
+    def _await(self, process: BaseProcess, url: Path, sign: str) -> None:
+        there = set(url.glob(sign))
+        while process.is_alive() and not set(url.glob(sign)) - there:
             time.sleep(0.0002)
 
 
@@ -217,12 +218,12 @@ def test_killed_at_random_it_ends_in_the_same_files(
     lasts = time.monotonic() - began
     read_all(Dataset.open(str(whole)))
 
-    left, kept = kills, 0
-    while left:  # an attempt that is quicker than the killer is done: the kills that are left go to another dataset
-        url = prepare(f"torn-{left}-{kept}")
-        killer = Killer(left, url, lasts)
+    killer, datasets = Killer(kills, lasts), 0
+    while killer.left:  # an attempt may be quicker than the killer: then the kills that are left go to another dataset
+        datasets += 1
+        url = prepare(f"torn-{datasets}")
         attempt = start(source, url)
-        while killer.left and killer.kill(attempt.process):
+        while killer.left and killer.kill(attempt.process, url):
             check(url, before, after)
             attempt = start(source, url)
         assert attempt.outcome() == {"digest": after}
@@ -232,8 +233,7 @@ def test_killed_at_random_it_ends_in_the_same_files(
         remove(find_garbage(str(url), grace_s=0))
         assert published(url) == published(whole), "garbage is what is hidden, nothing else"
         assert {path.name for path in url.rglob(".*")} <= {".dataset.json.lock"}
-        left, kept = killer.left, kept + 1
-    print(f"\n{kills} kills, {kept} datasets; undisturbed it takes {lasts:.2f} s")
+    print(f"\n{kills} kills, {datasets} datasets; undisturbed it takes {lasts:.2f} s")
 
 
 def test_two_at_once_publish_one_after_the_other_or_one_is_told(start: Start, tmp_path: Path) -> None:

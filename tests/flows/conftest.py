@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tasks.settings import Settings, load
+from tests.s3 import S3
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 70), "red": (200, 50, 40)}
 
@@ -29,8 +30,11 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Settings of a fresh home, with a Prefect server and a Ray cluster that all tests of the session share."""
+def house(tmp_path_factory: pytest.TempPathFactory, s3: S3) -> Iterator[Settings]:
+    """Settings of a fresh home, with a Prefect server and a Ray cluster that all tests of the session share.
+
+    The cluster starts once the environment names the S3 server, as its workers inherit it.
+    """
     from prefect.testing.utilities import prefect_test_harness
 
     from tasks.on_ray.cluster import connected

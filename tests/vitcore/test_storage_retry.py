@@ -12,7 +12,7 @@ from vitcore.storage import retry
 from vitcore.storage.retry import patiently
 
 
-class Answer(Exception):
+class AnswerError(Exception):
     """An error as an S3 client raises it."""
 
     def __init__(self, status: int, code: str, text: str = "text") -> None:
@@ -51,12 +51,12 @@ class Store:
         OSError("reset"),
         TimeoutError(),
         RuntimeError("Session is closed"),
-        Answer(503, "SlowDown"),
-        Answer(500, "InternalError"),
-        Answer(429, "TooManyRequests"),
-        Answer(400, "RequestTimeout"),
-        Answer(404, "NoSuchUpload"),
-        Answer(409, "ConditionalRequestConflict"),
+        AnswerError(503, "SlowDown"),
+        AnswerError(500, "InternalError"),
+        AnswerError(429, "TooManyRequests"),
+        AnswerError(400, "RequestTimeout"),
+        AnswerError(404, "NoSuchUpload"),
+        AnswerError(409, "ConditionalRequestConflict"),
     ],
 )
 def test_what_may_pass_is_tried_again_after_growing_pauses(error: Exception, pauses: list[float]) -> None:
@@ -71,11 +71,11 @@ def test_what_may_pass_is_tried_again_after_growing_pauses(error: Exception, pau
     ("error", "kind"),
     [
         (FileNotFoundError("b/x"), FileNotFoundError),
-        (Answer(404, "NoSuchKey"), FileNotFoundError),
+        (AnswerError(404, "NoSuchKey"), FileNotFoundError),
         (PermissionError("no"), PermissionError),
-        (Answer(403, "SignatureDoesNotMatch"), PermissionError),
-        (Answer(400, "InvalidBucketName"), OSError),
-        (Answer(501, "NotImplemented"), OSError),
+        (AnswerError(403, "SignatureDoesNotMatch"), PermissionError),
+        (AnswerError(400, "InvalidBucketName"), OSError),
+        (AnswerError(501, "NotImplemented"), OSError),
         (ParamValidationError("Invalid bucket name"), OSError),
         (ValueError("Failed to list"), OSError),
         (NotImplementedError(), RequestError),
@@ -117,7 +117,7 @@ def test_nothing_secret_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
         "Authorization: AWS4-HMAC azurekey"
     )
     with pytest.raises(OSError, match="http://") as failure:
-        patiently("s3://b/x", "read", Store(Answer(400, "Bad", text)))
+        patiently("s3://b/x", "read", Store(AnswerError(400, "Bad", text)))
     said = str(failure.value)
     assert not [secret for secret in ("22", "token", "AWS4", "azure", "\n") if secret in said]
     assert "http://***host/" in said

@@ -26,6 +26,7 @@ from vitcore.data.foreign import SAMPLES, Sample, samples
 from vitcore.data.img2dataset import not_downloaded, unlisted
 from vitcore.data.ingest_config import IngestConfig
 from vitcore.data.manifest import FOLDER, Value
+from vitcore.data.shards import SCRATCH
 from vitcore.data.tarsets import Tar
 from vitcore.data.tarwalk import Stream
 from vitcore.errors import WorkError
@@ -108,7 +109,7 @@ def adopt_shard(job: AdoptJob) -> AdoptedShard:
         finished = _finished(job)
         if finished is not None:
             return finished
-        with quiet(), tempfile.TemporaryDirectory(prefix="vit-adopt-") as folder:
+        with quiet(), tempfile.TemporaryDirectory(prefix=SCRATCH, dir=_scratch(job)) as folder:
             path = Path(folder) / "found.parquet"
             result = _survey(job, path)
             storage.put(path, f"{job.path}.parquet")
@@ -116,6 +117,15 @@ def adopt_shard(job: AdoptJob) -> AdoptedShard:
     except OSError as error:
         raise WorkError(f"the tar {job.tar.url} could not be adopted: {error}") from error
     return result
+
+
+def _scratch(job: AdoptJob) -> Path | None:
+    """Where the table grows: beside its place, so that publishing it is a rename; anywhere when that is remote."""
+    if not storage.is_local(job.url):
+        return None
+    folder = storage.local_path(job.path).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _survey(job: AdoptJob, path: Path) -> AdoptedShard:

@@ -1,7 +1,7 @@
 """A listed corpus: which photographs there are, with labels, captions, groups and given splits, before any is read.
 
-A listing is a table, not a list of objects: ten million photographs fit in memory, and comparing two listings is a matter
-of columns.
+A listing is a table, not a list of objects: ten million photographs fit in memory, and comparing two listings is a
+matter of columns.
 """
 
 from __future__ import annotations

@@ -68,9 +68,10 @@ def leave_out(dataset: Dataset, rows: Rows, reasons: Mapping[int, str]) -> Datas
         return dataset.ref
     stays = np.ones(len(rows.table), bool)
     stays[list(reasons)] = False
-    gone = listed(rows.table.take(pa.array(reasons.keys())), list(reasons.values()))
+    gone, before = listed(rows.table.take(pa.array(reasons.keys())), list(reasons.values())), load(dataset)
+    new = gone.filter(pc.invert(pc.is_in(gone.column("origin"), before.column("origin"))))
     revision = revise(rows, dataset.manifest.classes, {}, stays, keep_classes=True)
-    return _publish(dataset, revision, f"{len(gone)} left out", pa.concat_tables([load(dataset), gone]))
+    return _publish(dataset, revision, f"{len(gone)} left out", pa.concat_tables([before, new]))
 
 
 def _publish(

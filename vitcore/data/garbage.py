@@ -272,9 +272,9 @@ def _age(url: str) -> float | None:
         if storage.is_local(url):
             path = storage.local_path(url)
             return time.time() - max(one.stat().st_mtime for one in (path, *path.rglob("*")))
-        fs, place = storage.filesystem(url)
-        return time.time() - float(fs.modified(place).timestamp())
-    except (OSError, NotImplementedError):
+        changed = storage.modified(url)
+        return None if changed is None else time.time() - changed
+    except OSError:
         return None
 
 

@@ -23,7 +23,7 @@ SCHEMA = pa.schema(
         ("key", pa.string()),  # name of the sample's members in the tar, without extension
         ("offset", pa.int64()),  # of the image member's data in the tar, in bytes
         ("size", pa.int64()),  # of the image member's data, in bytes
-        ("extension", pa.string()),  # of the image member: jpg, png or webp
+        ("extension", pa.string()),  # of the image member, as spelt: jpg, png, webp; in adopted tars any (JPG)
         ("label", pa.int64()),  # index into the manifest's classes; -1: none
         ("captions", pa.list_(pa.string())),
         ("width", pa.int32()),  # of the stored image, in pixels

@@ -24,6 +24,7 @@ from vitcore.data.audit import AuditConfig
 from vitcore.data.dedup import copies
 from vitcore.data.edit import leave_out
 from vitcore.data.examine import examine
+from vitcore.data.excluded import load
 from vitcore.data.ingest_config import IngestConfig
 from vitcore.data.manifest import Dataset, DatasetRef
 from vitcore.data.parallel import Mapper, threads
@@ -76,7 +77,7 @@ def ingest(
     config, mode, mapper = config or IngestConfig(), mode or Mode(), mapper or threads()
     found = recognise(source, config)
     if found.tars is not None and config.tars == "adopt":
-        ref = adopt_in_place(found.tars, url, config, append=mode.append, mapper=mapper, progress=progress)
+        ref = adopt_in_place(found.tars, url, config, mode=mode, mapper=mapper, progress=progress)
     else:
         planned = plan(found, url, config, mode=mode, mapper=mapper, progress=progress)
         ref = (None if mode.fresh else known(planned)) or finish(planned, mapper=mapper, progress=progress)
@@ -165,7 +166,7 @@ def publish(planned: Plan, results: Sequence[ShardResult]) -> DatasetRef:
 
 
 def adopt_in_place(
-    tars: TarSet, url: str, config: IngestConfig, *, append: bool, mapper: Mapper, progress: Progress | None = None
+    tars: TarSet, url: str, config: IngestConfig, *, mode: Mode, mapper: Mapper, progress: Progress | None = None
 ) -> DatasetRef:
     """Make tars that others wrote a dataset where they lie.
 
@@ -176,14 +177,14 @@ def adopt_in_place(
     url = storage.absolute(url)
     version = manifest.current(url)
     parent = None if version is None else Dataset.open(DatasetRef(url=url, digest=version))
-    rows = Rows.of(parent) if append and parent is not None else None
+    rows = Rows.of(parent) if mode.append and parent is not None else None
     before = parent.manifest.classes if rows is not None and parent is not None else ()
     tell = partial(progress, "read") if progress else None
     adopted = adopt(tars, url, config, mapper=mapper, before=before, progress=tell)
     done = manifest.find(url, adopted.identity) if rows is None else None
     if done is not None:
         manifest.point(done.url, done.digest, expected=version)
-        return done
+        return done if mode.fresh else _still_out(done, parent)
     if rows is not None and parent is not None and set(adopted.fields) != set(parent.manifest.fields):
         have, give = ", ".join(parent.manifest.fields), ", ".join(adopted.fields)
         raise RequestError(f"{tars.source} has {give}, but {url} has {have}; adopt it at another URL")
@@ -193,7 +194,7 @@ def adopt_in_place(
     again = {one.shard.name for one in adopted.added}
     home = [] if rows is None else [shard.name in again for _, shard in rows.shards]
     stays = np.ones(0, bool) if rows is None else ~np.asarray(home, bool)[rows.table.column("shard").to_numpy()]
-    return revisions.publish(
+    ref = revisions.publish(
         url,
         revise(rows, adopted.classes, {}, stays, keep_classes=True),
         parent,
@@ -202,11 +203,24 @@ def adopt_in_place(
         settings=config.model_dump(mode="json"),
         change=f"{len(tars.tars)} tars adopted with {adopted.samples} samples",
         added=adopted.added,
-        rejects=Counter(reject.reason for reject in adopted.rejects),
+        rejects=Counter(reject.reason for reject in adopted.rejects) + Counter(adopted.absent),
         rejects_file=listed,
         license=config.license,
         identity=adopted.identity if rows is None else None,
     )
+    return ref if mode.fresh else _still_out(ref, parent)
+
+
+def _still_out(ref: DatasetRef, before: Dataset | None) -> DatasetRef:
+    """The version without what the one before left out on purpose."""
+    excluded = load(before)
+    if not len(excluded):
+        return ref
+    dataset = Dataset.open(ref)
+    rows = Rows.of(dataset)
+    why = dict(zip(*(excluded.column(name).to_pylist() for name in ("origin", "reason")), strict=True))
+    origins = enumerate(rows.table.column("origin").to_pylist())
+    return leave_out(dataset, rows, {place: why[origin] for place, origin in origins if origin in why})
 
 
 def leave_out_near_copies(ref: DatasetRef) -> DatasetRef:

@@ -103,8 +103,8 @@ class IngestConfig(Config):
     error_budget: float = 0.01
     """Fraction of photographs that may be rejected before the ingest fails."""
     dedup: Literal["none", "exact", "near"] = "none"
-    """Of photographs with the same content (`exact`) or that look the same (`near`) only one stays, rather in test than in
-    val than in train; the others are listed with the one that they copy."""
+    """Of photographs with the same content (`exact`) or that look the same (`near`) only one stays, rather in test than
+    in val than in train; the others are listed with the one that they copy."""
     license: str | None = None
     """Terms of the photographs (CC BY 4.0), kept with the dataset and shown on the cards of models trained on it."""
     table: TableConfig = TableConfig()

@@ -32,7 +32,7 @@ _CACHE = CacheConfig()
 
 
 class TrainLoader:
-    """One rank's share of the endless stream of training steps. An iterator; close it, or leave its `with`.
+    """One rank's share of the stream of training steps, endless or not. An iterator; close it, or leave its `with`.
 
     Args:
         dataset: an opened version.
@@ -43,6 +43,7 @@ class TrainLoader:
         rank: this rank.
         size: W, ranks.
         start_step: first step to yield; any one costs the same.
+        stop_step: step before which it ends; None: never.
         threads: threads that read and decode; 0 does it in the caller's thread, when it asks for a batch.
         depth: batches prepared ahead.
         cache: limits of the cache of remote shards.
@@ -63,6 +64,7 @@ class TrainLoader:
         rank: int = 0,
         size: int = 1,
         start_step: int = 0,
+        stop_step: int | None = None,
         threads: int = 2,
         depth: int = 4,
         cache: CacheConfig = _CACHE,
@@ -81,13 +83,13 @@ class TrainLoader:
         sizes, self._augments = zip((data.image_size, data.augment), *further, strict=True)
         self._layout = Layout(self.slots, self.lane_size, sizes, not mixture.is_single, data.captions)
         self._cache = BlockCache(cache)
-        self._sources = [
-            Source(mixture, number, data, lanes=lanes, seed=seed, cache=self._cache)
-            for number in range(len(mixture.datasets))
-        ]
-        orders = [source.order for source in self._sources]
+        orders = mixture.orders(data, lanes=lanes, seed=seed)
         self._order = MixedOrder(orders, mixture.weights, lane_size=self.lane_size, repeats=data.repeats)
-        self._pipeline = Pipeline(self._plan, start_step, None, threads=threads, depth=depth)
+        self._sources = [
+            Source(mixture, number, data, order=order, stop=stop, cache=self._cache)
+            for number, (order, stop) in enumerate(zip(orders, self._order.ends(self.lanes, stop_step), strict=True))
+        ]
+        self._pipeline = Pipeline(self._plan, start_step, stop_step, threads=threads, depth=depth)
 
     @property
     def wait_s(self) -> float:

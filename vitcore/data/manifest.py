@@ -14,9 +14,11 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vitcore import storage
@@ -74,6 +76,32 @@ class Shard(Value):
     """Its index file, relative to the dataset's URL."""
     index_digest: str
     """Digest of the index's rows (`vitcore.data.index.rows_digest`)."""
+
+
+class ShardList(Sequence[Shard]):
+    """The shards of a split, each made when it is asked for: as objects, 580,000 take a gigabyte."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._columns = {name: table.column(name).combine_chunks() for name in _SHARDS.names}
+        self.samples: NDArray[np.int64] = self._columns["samples"].to_numpy()
+        """Of each shard."""
+
+    @classmethod
+    def of(cls, shards: Sequence[Shard]) -> ShardList:
+        """A list of shards that are there already."""
+        return cls(pa.Table.from_pylist([shard.model_dump() for shard in shards], schema=_SHARDS))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @overload
+    def __getitem__(self, at: int) -> Shard: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Shard]: ...
+    def __getitem__(self, at: int | slice) -> Shard | list[Shard]:
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        return Shard(**{name: column[at].as_py() for name, column in self._columns.items()})
 
 
 class Moments(Value):
@@ -156,7 +184,7 @@ class Dataset:
         self.url = url
         self.digest = version
         self.manifest = manifest
-        self._shards: dict[str, list[Shard]] = {}
+        self._shards: dict[str, ShardList] = {}
 
     @classmethod
     def open(cls, at: str | DatasetRef) -> Dataset:
@@ -203,15 +231,18 @@ class Dataset:
 
     def shards(self, split: str) -> list[Shard]:
         """The split's shards, in the version's order."""
+        return list(self.shard_list(split))
+
+    def shard_list(self, split: str) -> ShardList:
+        """`shards` for readers, who look at few of them."""
         self.split(split)
         if split not in self._shards:
             name = storage.join(self.url, FOLDER, f"{self.digest}.{split}.parquet")
             try:
-                rows = decode(storage.read(name)).to_pylist()
+                self._shards[split] = ShardList(decode(storage.read(name)))
             except (OSError, pa.ArrowInvalid) as error:
                 raise WorkError(f"the shard list {name} is missing or damaged ({error}); ingest again") from error
-            self._shards[split] = [Shard(**row) for row in rows]
-        return list(self._shards[split])
+        return self._shards[split]
 
     def shard_url(self, shard: Shard) -> str:
         """Where a shard's tar lies."""
@@ -219,8 +250,8 @@ class Dataset:
 
     def index(self, split: str) -> Index:
         """The split's samples, by column."""
-        shards = self.shards(split)
-        return Index(self._column_loader(shards), [shard.samples for shard in shards])
+        shards = self.shard_list(split)
+        return Index(self._column_loader(shards), shards.samples, lambda at, names: self.shard_index(shards[at], names))
 
     def shard_index(self, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
         """The index file of one shard.

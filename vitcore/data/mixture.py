@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from math import gcd
+from math import ceil, gcd
 from typing import NamedTuple
 
 import numpy as np
@@ -87,6 +87,13 @@ class MixedOrder:
         place = views // self._repeats - first
         return MixedViews(sources[place], turns[place], epochs[place], samples[place], views % self._repeats)
 
+    def ends(self, lanes: Sequence[int], stop_step: int | None) -> list[int | None]:
+        """How many samples of each dataset the lanes show at most before a step; None for a run without an end."""
+        if stop_step is None:
+            return [None] * len(self._orders)
+        samples = ceil(stop_step * self._lane_size / self._repeats)
+        return [max(shown, default=0) for shown in zip(*(self._shown(lane, samples) for lane in lanes), strict=True)]
+
     def _rotation(self, lane: int) -> int:
         return lane * self._lane_size // self._repeats
 
@@ -128,6 +135,18 @@ class Mixture:
         """Whether there is one dataset only, which then has epochs."""
         return len(self.datasets) == 1
 
+    def orders(self, data: DataConfig, *, lanes: int, seed: int) -> list[LaneOrder]:
+        """The order of each dataset's training split.
+
+        Raises:
+            RequestError: a dataset has no such split.
+        """
+        sizes = (dataset.shard_list(data.train_split).samples for dataset in self.datasets)
+        return [
+            LaneOrder(each, lanes=lanes, window=data.window, seed=seed, source=source)
+            for source, each in enumerate(sizes)
+        ]
+
     def labels(self, source: int) -> Ints:
         """From a label of a dataset to the mixture's."""
         place = {name: number for number, name in enumerate(self.classes)}
@@ -150,28 +169,32 @@ class Source:
     Args:
         mixture: what it is a part of.
         number: which part.
-        data: which split to read, and in what order.
-        lanes: L.
-        seed: `train.seed`.
+        data: which split to read, and what of it.
+        order: whose sample is whose turn.
+        stop: turn before which the run ends in every lane; None: it does not.
         cache: shared by all sources.
 
     Raises:
-        RequestError: no such split, or no captions where they are asked for.
+        RequestError: no captions where they are asked for.
     """
 
     def __init__(
-        self, mixture: Mixture, number: int, data: DataConfig, *, lanes: int, seed: int, cache: BlockCache
+        self,
+        mixture: Mixture,
+        number: int,
+        data: DataConfig,
+        *,
+        order: LaneOrder,
+        stop: int | None = None,
+        cache: BlockCache,
     ) -> None:
         dataset = mixture.datasets[number]
         if data.captions:
             dataset.require("captions")
-        sizes = [shard.samples for shard in dataset.shards(data.train_split)]
-        self.order = LaneOrder(sizes, lanes=lanes, window=data.window, seed=seed, source=number)
-        """Whose sample is whose turn."""
         self.reader = Reader(dataset, data.train_split, cache=cache)
         """Its split."""
         self._number = number
-        self._ahead = LookAhead(self.order, self.reader, uses=data.repeats)
+        self._ahead = LookAhead(order, self.reader, uses=data.repeats, stop=stop)
         self._labels: list[int] = mixture.labels(number).tolist()
 
     def sample(self, row: int, draw: np.random.Philox | None = None) -> Sample:

@@ -38,7 +38,9 @@ _TAR_BYTES = 2816  # what a sample takes besides its image: three headers, class
 _SAID = ("source", "class", "captions", "group", "split", "extra")  # what a corpus says of a photograph
 _STORED = ("resize", "quality", "max_pixels", "verify", "splits")  # settings that samples of one dataset share
 _CUT = ("shard_mb", "seed")  # … and those that a corpus ingested as a whole shares
-_SILENT = frozenset({"error_budget", "license", "table"})  # settings that change no sample but by the listing
+_SILENT = frozenset(  # settings that change no sample but by the listing
+    {"error_budget", "license", "table", "tar", "tars", "labels", "captions", "scratch"}
+)
 
 
 @dataclass(frozen=True)

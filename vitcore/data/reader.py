@@ -87,7 +87,7 @@ class Reader:
         verify: Literal["remote", "all"] = "remote",
     ) -> None:
         self.index = dataset.index(split) if index is None else index
-        self._dataset, self._shards = dataset, dataset.shards(split)
+        self._dataset, self._shards = dataset, dataset.shard_list(split)
         self._verify = verify == "all"
         self._open_files = open_files
         self._places: dict[int, _Place] = {}

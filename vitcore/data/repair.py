@@ -28,7 +28,7 @@ from vitcore.data.check import Listed, Progress, Share, listings, older_versions
 from vitcore.data.convert import quiet
 from vitcore.data.findings import Finding
 from vitcore.data.index import encode
-from vitcore.data.manifest import FOLDER, Dataset, DatasetRef, Shard
+from vitcore.data.manifest import FOLDER, Dataset, DatasetRef, Shard, ShardList
 from vitcore.data.reindex import reindex
 from vitcore.data.revision import revise
 from vitcore.data.rows import Rows
@@ -197,7 +197,7 @@ def _apply(
             # The marker of a finished shard must not vouch for what is damaged.
             storage.remove(storage.join(dataset.url, f"{one.before.name.removesuffix('.tar')}_stats.json"))
     for name in aside:
-        _move(storage.join(dataset.url, name), storage.join(dataset.url, QUARANTINE, name))
+        storage.move(storage.join(dataset.url, name), storage.join(dataset.url, QUARANTINE, name))
     changed = {one.before.name for one in mended.values() if one.lost or one.before != one.after}
     if not changed:
         return None
@@ -254,24 +254,14 @@ class _Remains(Dataset):
         self.before: dict[tuple[str, Shard], Shard] = {}
         """Split and shard as it is now → as the version lists it."""
         for split in dataset.manifest.splits:
-            self._shards[split] = []
+            kept = []
             for shard in dataset.shards(split):
                 one = mended.get((split, shard))
                 if one is None or one.stays.any():
                     now = one.after if one else shard
-                    self._shards[split].append(now)
+                    kept.append(now)
                     self.before[split, now] = shard
-
-
-def _move(url: str, to: str) -> None:
-    if storage.is_local(url):
-        target = storage.local_path(to)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        storage.local_path(url).replace(target)
-        return
-    fs, path = storage.filesystem(url)
-    fs.copy(path, storage.filesystem(to)[1])
-    storage.remove(url)
+            self._shards[split] = ShardList.of(kept)
 
 
 def _say_all(dataset: Dataset, mended: Sequence[_Mended], aside: Sequence[str]) -> Iterator[str]:

@@ -19,7 +19,6 @@ from vitcore.data.corpus import Corpus
 from vitcore.data.files import Files, below
 from vitcore.data.ingest_config import IngestConfig
 from vitcore.data.manifest import FOLDER, POINTER
-from vitcore.data.reading import open_file
 from vitcore.data.tables import TABLES, read_table
 from vitcore.data.tarsets import TarSet
 from vitcore.errors import RequestError
@@ -89,27 +88,20 @@ def recognise(source: str, config: IngestConfig | None = None) -> Source:
     if not storage.exists(url):
         raise RequestError(f"the source {source} does not exist; give a folder of images or a .csv, .parquet or .jsonl")
     suffix = PurePosixPath(url).suffix.lower()
-    if suffix == ".parquet" and _is_file(url) and _holds_images(url, config or IngestConfig()):
+    if suffix == ".parquet" and storage.is_file(url) and _holds_images(url, config or IngestConfig()):
         folder, name = url.rsplit("/", 1)
         entry = storage.entry(url)
         return Source("parquet", folder, Files([name], [entry.size], [entry.stamp], [suffix]))
     if suffix in TABLES:
         return Source("table", url)
-    if tarsets.is_tar(url) and _is_file(url):
+    if tarsets.is_tar(url) and storage.is_file(url):
         return Source("tars", url, tars=tarsets.one(url))
-    if _is_file(url):
+    if storage.is_file(url):
         known = ", ".join([*TABLES, tarsets.PLAIN])
         raise RequestError(
             f"the source {source} is a file of an unknown kind; give a folder, a table or a tar ({known})"
         )
     return _recognise_folder(url, below(url), config or IngestConfig())
-
-
-def _is_file(url: str) -> bool:
-    if storage.is_local(url):
-        return storage.local_path(url).is_file()
-    fs, path = storage.filesystem(url)
-    return bool(fs.isfile(path))
 
 
 def _recognise_folder(url: str, files: Files, config: IngestConfig) -> Source:
@@ -142,7 +134,7 @@ def _is_our_index(path: str) -> bool:
 def _holds_images(url: str, config: IngestConfig) -> bool:
     """Whether a Parquet file holds the images themselves, and not their paths."""
     try:
-        with open_file(url) as file:
+        with storage.stream(url) as file:
             schema = pq.read_schema(file)
     except (OSError, pa.ArrowInvalid):
         return False  # said when it is read as a table

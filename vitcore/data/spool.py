@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitcore import storage
-from vitcore.data.reading import open_file
 from vitcore.errors import RequestError, WorkError
 from vitcore.identity import digest
 
@@ -70,14 +69,6 @@ def plain_tar(url: str, size: int, stamp: str, scratch: str | None) -> str:
     return _spooled(url, size, stamp, scratch, ".tar", _decompress)
 
 
-def discard(urls: set[str], scratch: str | None) -> None:
-    """Delete those of the named files that were spooled."""
-    ours = folder(scratch)
-    for url in urls:
-        if storage.is_local(url) and storage.local_path(url).parent == ours:
-            storage.local_path(url).unlink(missing_ok=True)
-
-
 def _spooled(
     url: str, size: int, stamp: str, scratch: str | None, extension: str, fill: Callable[[str, int, IO[bytes]], None]
 ) -> str:
@@ -101,7 +92,7 @@ def _spooled(
 
 
 def _convert(url: str, _: int, file: IO[bytes]) -> None:
-    with open_file(url) as source:
+    with storage.stream(url) as source:
         table = pq.ParquetFile(source, buffer_size=_PIECE)
         with pa.ipc.new_stream(file, table.schema_arrow) as sink:
             for batch in table.iter_batches(batch_size=_ROWS):
@@ -109,14 +100,14 @@ def _convert(url: str, _: int, file: IO[bytes]) -> None:
 
 
 def _copy(url: str, _: int, file: IO[bytes]) -> None:
-    with open_file(url) as source:
+    with storage.stream(url) as source:
         while piece := source.read(_PIECE):
             file.write(piece)
 
 
 def _decompress(url: str, size: int, file: IO[bytes]) -> None:
     limit = max(_SLACK, _GROWTH * size)
-    with open_file(url) as source, gzip.open(source) as plain:
+    with storage.stream(url) as source, gzip.open(source) as plain:
         while piece := plain.read(_PIECE):
             file.write(piece)
             if file.tell() > limit:

@@ -7,7 +7,20 @@ is tried again with back-off; what remains is an `OSError` of one sentence, what
 from __future__ import annotations
 
 from vitcore.storage.exclusive import replace, tag
-from vitcore.storage.files import exists, names, put, read, read_range, remove, size, sweep, write
+from vitcore.storage.files import (
+    exists,
+    is_file,
+    modified,
+    move,
+    names,
+    put,
+    read,
+    read_range,
+    remove,
+    size,
+    sweep,
+    write,
+)
 from vitcore.storage.listing import Entry, entry, folders, walk
 from vitcore.storage.stream import stream
 from vitcore.storage.urls import absolute, filesystem, is_local, join, local_path, scheme
@@ -19,9 +32,12 @@ __all__ = [
     "exists",
     "filesystem",
     "folders",
+    "is_file",
     "is_local",
     "join",
     "local_path",
+    "modified",
+    "move",
     "names",
     "put",
     "read",

@@ -24,6 +24,31 @@ def exists(url: str) -> bool:
     return True
 
 
+def is_file(url: str) -> bool:
+    """Whether a file, and no folder, is there."""
+    if is_local(url):
+        return local_path(url).is_file()
+    try:
+        return _info(url, "looked up").get("type") == "file"
+    except FileNotFoundError:
+        return False
+
+
+def modified(url: str) -> float | None:
+    """When a file was changed, in seconds since 1970; None where the store does not say.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if is_local(url):
+        return local_path(url).stat().st_mtime
+    fs, path = filesystem(url)
+    try:
+        return float(patiently(url, "looked up", lambda: fs.modified(path)).timestamp())
+    except NotImplementedError:
+        return None
+
+
 def size(url: str) -> int:
     """Bytes of a file.
 
@@ -127,6 +152,18 @@ def publish(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def move(url: str, to: str) -> None:
+    """Give a file another place in the same store; killed in between, it may be at both."""
+    if is_local(url):
+        target = local_path(to)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        local_path(url).replace(target)
+        return
+    fs, path = filesystem(url)
+    patiently(url, "copied", lambda: fs.copy(path, filesystem(to)[1]))
+    remove(url)
 
 
 def remove(url: str) -> None:

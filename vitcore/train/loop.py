@@ -88,6 +88,7 @@ def _run(learner: Learner, store: CheckpointStore, sink: Sink) -> None:
         rank=world.rank,
         size=world.size,
         start_step=progress.step,
+        stop_step=plan.total,
         threads=compute.loader_workers,
         cache=learner.cache,
     ) as loader:

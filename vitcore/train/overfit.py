@@ -41,6 +41,7 @@ def overfit_one_batch(request: TrainRequest, world: World, sink: Sink, *, steps:
         seed=recipe.train.seed,
         rank=world.rank,
         size=world.size,
+        stop_step=1,
         threads=request.compute.loader_workers,
         cache=learner.cache,
     ) as loader:

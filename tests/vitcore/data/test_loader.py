@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 
 from vitcore.data import loader as loading
 from vitcore.data.batch import Batch, Mix
+from vitcore.data.blocks import CacheConfig
 from vitcore.data.index import decode as decode_table
 from vitcore.data.index import encode as encode_table
 from vitcore.data.loader import EvalLoader, TrainLoader
@@ -264,6 +266,44 @@ def test_one_of_several_captions_is_drawn_by_the_samples_own_seed(captioned: Dat
     assert batches[0].captions is not None
     assert [part.captions for part in batches[0].micro(8)] == [batches[0].captions[:8], batches[0].captions[8:]]
     assert take(captioned, 1, data.model_copy(update={"captions": False}), batch_size=16)[0].captions is None
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_remote_shards_give_the_same_batches_fetched_in_blocks_ahead(
+    uneven: Dataset, other: Dataset, repeats: int, threads: int, tmp_path: Path
+) -> None:
+    store = fsspec.filesystem("memory")
+    for dataset, name in ((uneven, "/uneven"), (other, "/other")):
+        store.put(f"{dataset.url}/", name, recursive=True)
+    try:
+        data = MIXED.model_copy(update={"repeats": repeats})
+        expected = take(uneven, 6, data, others=[other])
+        remote = [Dataset.open("memory://uneven"), Dataset.open("memory://other")]
+        options = {"others": remote[1:], "threads": threads, "cache": CacheConfig(tmp_path, 1 << 26, threads=2)}
+        with loader(remote[0], data, stop_step=6, **options) as batches:
+            for ours, theirs in zip(batches, expected, strict=True):
+                assert_equal(ours, theirs)
+            assert [source.reader.stats.direct_reads for source in batches._sources] == [0, 0]
+            fetched = sum(source.reader.stats.fetched_bytes for source in batches._sources)
+        assert not list(tmp_path.iterdir())
+        epochs = 6 * BATCH / repeats / sum(SIZES.values())
+        total = sum(shard.bytes for dataset in (uneven, other) for shard in dataset.shards("train"))
+        assert fetched < 1.5 * epochs * total
+        evaluated = [EvalLoader(each, "train", image_size=16, batch_size=50) for each in (remote[0], uneven)]
+        for ours, theirs in zip(*evaluated, strict=True):
+            assert_equal(ours, theirs)
+        assert evaluated[0]._reader.stats.direct_reads == 0
+        for each in evaluated:
+            each.close()
+    finally:
+        for name in ("/uneven", "/other"):
+            store.rm(name, recursive=True)
+
+
+def test_a_loader_with_an_end_stops_there(uneven: Dataset) -> None:
+    with loader(uneven, start_step=2, stop_step=5, threads=2) as batches:
+        assert [batch.step for batch in batches] == [2, 3, 4]
 
 
 def test_captions_that_are_not_there_are_a_wrong_request(uneven: Dataset) -> None:

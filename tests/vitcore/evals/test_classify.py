@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vitcore.data.ingest import IngestConfig, SplitFractions, ingest
+from vitcore.data.ingest import ingest
+from vitcore.data.ingest_config import IngestConfig, SplitFractions
 from vitcore.data.manifest import Dataset
 from vitcore.errors import RequestError
 from vitcore.evals.classify import match_classes, predict, throughput
@@ -41,7 +42,7 @@ def dataset(photographs: dict[str, np.ndarray], tmp_path_factory: pytest.TempPat
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
     config = IngestConfig(splits=SplitFractions(train=0, val=0, test=1))
-    return Dataset.open(ingest(str(folder / "raw"), str(folder / "set"), config, threads=1))
+    return Dataset.open(ingest(str(folder / "raw"), str(folder / "set"), config))
 
 
 def pretrained(classes: tuple[str, ...]) -> Pretrained:
