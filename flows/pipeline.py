@@ -8,7 +8,7 @@ from prefect import flow
 
 from flows.request import training
 from tasks.compare import Line, Summary, compare_models
-from tasks.demo import solar_cells
+from tasks.demo import LICENSE, solar_cells
 from tasks.evaluate import EvaluateStage, evaluate_model, plan_evaluation
 from tasks.ingest import ingest_corpus, plan_ingest
 from tasks.models import pinned
@@ -46,9 +46,9 @@ def pipeline(
         fresh: repeat every stage.
     """
     settings = load()
-    corpus, url = _places(family, source, data, settings)
+    corpus, url, config = _places(family, source, data, settings)
     with kept():
-        dataset = ingest_corpus(corpus, url, INGEST, settings, mode=Mode(fresh=fresh))
+        dataset = ingest_corpus(corpus, url, config, settings, mode=Mode(fresh=fresh))
 
         def train(recipe: str, model: str | None = None, teacher: ModelVersion | None = None) -> ModelVersion:
             follows = teacher.uri if teacher else None
@@ -90,8 +90,8 @@ def plan(
 ) -> list[StagePlan]:
     """What `pipeline` would do, as far as it can be known: a stage's identity depends on the products before it."""
     settings = load()
-    corpus, url = _places(family, source, data, settings)
-    ingest, dataset = plan_ingest(corpus, url, INGEST, mode=Mode(fresh=fresh))
+    corpus, url, config = _places(family, source, data, settings)
+    ingest, dataset = plan_ingest(corpus, url, config, mode=Mode(fresh=fresh))
     stages = [ingest]
     versions: dict[str, ModelVersion | None] = {}
     for recipe, before in (("teacher", None), ("vit", None), ("deit", "teacher"), ("finetune", "deit")):
@@ -121,9 +121,11 @@ def plan(
     return [*stages, StagePlan("promote", "", "run", "the gate is asked every time")]
 
 
-def _places(family: str, source: str | None, data: str | None, settings: Settings) -> tuple[str, str]:
-    """Corpus and dataset URL; the demo brings its own corpus."""
+def _places(family: str, source: str | None, data: str | None, settings: Settings) -> tuple[str, str, IngestConfig]:
+    """Corpus, dataset URL and how it is ingested; the demo brings its own corpus."""
     if source is None and family != "elpv":
         raise RequestError(f"name the photographs of {family!r} with --source")
-    corpus = source or solar_cells(settings.home)
-    return corpus, data or str(settings.home / "data" / (family if source is None else Path(source).stem))
+    if source is None:
+        config = INGEST.model_copy(update={"license": LICENSE})
+        return solar_cells(settings.home), data or str(settings.home / "data" / family), config
+    return source, data or str(settings.home / "data" / Path(source).stem), INGEST

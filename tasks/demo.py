@@ -10,6 +10,8 @@ from pathlib import Path
 from vitcore import storage
 from vitcore.errors import RequestError
 
+LICENSE = "CC BY-NC-SA 4.0"
+"""Terms of the photographs: for non-commercial use."""
 DEFECTIVE_FROM = 0.5
 """Defect probability from which a cell counts as defective."""
 

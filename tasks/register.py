@@ -26,6 +26,8 @@ RECIPE_DIGEST = "vit.recipe_digest"
 """Tag with the digest of the recipe as it was run."""
 DATA_URL = "vit.dataset_url"
 """Tag with the URL of the dataset."""
+DATA_LICENSE = "vit.dataset_license"
+"""Tag with the terms of its photographs, where the dataset says them."""
 GIT = "vit.git"
 """Tag with the commit of the code."""
 CARD_FILE = "model_card.md"
@@ -74,6 +76,8 @@ def register_model(
         example = reader.read(0)
     model_uri = logged.log_model(settings.tracking_uri, run_id, folder, example)
     tags = {**provenance(recipe, data.ref, init, teacher), DIGEST: model.digest}
+    if data.manifest.license:
+        tags[DATA_LICENSE] = data.manifest.license
     card = _card(name, model, tags, scores=(), split="not evaluated yet", remarks=())
     version = registry.register(
         settings.tracking_uri,
@@ -139,6 +143,7 @@ def _card(
         else f"patch {config.patch}, width {config.width}, depth {config.depth}"
     )
     train = recipe.train if recipe else None
+    terms = tags.get(DATA_LICENSE)
     return Card(
         name=name,
         task=f"Classifies photographs into {len(card.classes)} classes: {', '.join(card.classes[:10])}.",
@@ -157,6 +162,9 @@ def _card(
         teacher=tags.get(TEACHER),
         remarks=remarks,
         intended_use="Photographs like those it was trained on; scores say nothing about others.",
-        limits=("It always answers with one of its classes, also for photographs of something else.",),
+        limits=(
+            "It always answers with one of its classes, also for photographs of something else.",
+            *([f"Its training photographs are under {terms}: see what they allow."] if terms else []),
+        ),
         git=tags.get(GIT, ""),
     )

@@ -48,12 +48,12 @@ def ray_nodes(proxies: list[Proxy]) -> Iterator[None]:
     with ExitStack() as stack:
         folder = tempfile.mkdtemp(prefix="vit-", dir="/tmp")  # sockets need a short path
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.enter_context(pytest.MonkeyPatch.context()).setenv("RAY_TMPDIR", folder)
         cluster = Cluster()
         stack.callback(cluster.shutdown)
         for number, proxy in enumerate(proxies):
-            head = {"include_dashboard": False, "temp_dir": folder} if not number else {}
             endpoint = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"}
-            cluster.add_node(num_cpus=1, resources={f"node-{number}": 1}, env_vars=endpoint, **head)
+            cluster.add_node(num_cpus=1, resources={f"node-{number}": 1}, env_vars=endpoint, include_dashboard=False)
         stack.callback(ray.shutdown)
         ray.init(cluster.address, log_to_driver=False)
         yield

@@ -14,6 +14,7 @@ import pytest
 import ray
 from mlflow.tracking import MlflowClient
 from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
 
 from flows.ingest import ingest
 from flows.pretrain import pretrain
@@ -123,8 +124,12 @@ def test_credentials_appear_nowhere(house: Settings, story: Story) -> None:
     said |= {f"log {number}": _shown(record) for number, record in enumerate(story.records)}
     folders = [house.home, Path(ray._private.worker._global_node.get_session_dir_path())]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    files += _prefect_database()
     said |= {str(path): path.read_bytes() for path in files}
-    assert any(name.endswith("mlflow.db") for name in said) and len(said["prefect"]) > 100
+    print({name: len(data) for name, data in said.items()})
+    kept = b"".join(said.values())
+    for known in (story.data.digest, story.version.run_id):
+        assert kept.count(known.encode()) > 3, "what is searched is what there is"
     for secret in (SECRET, WRONG, KEY):
         assert not [name for name, data in said.items() if secret.encode() in data], secret
 
@@ -134,6 +139,13 @@ def _shown(record: logging.LogRecord) -> bytes:
     if record.levelno < logging.INFO and record.name.startswith(("botocore", "aiobotocore", "s3fs", "fsspec")):
         return logging.Formatter().format(record).replace(KEY, "").encode()
     return logging.Formatter().format(record).encode()
+
+
+def _prefect_database() -> list[Path]:
+    """Where the harness's server keeps runs, parameters and logs."""
+    url = PREFECT_API_DATABASE_CONNECTION_URL.value()
+    path = Path(str(getattr(url, "get_secret_value", lambda: url)()).split("///", 1)[1])
+    return sorted(path.parent.glob(f"{path.name}*"))
 
 
 def _prefect_logs() -> list[str]:

@@ -22,7 +22,7 @@ from vitcore.data.manifest import Dataset, DatasetRef
 from vitcore.data.revision import Said, class_names, revise
 from vitcore.data.rows import Rows
 from vitcore.data.tables import TABLES
-from vitcore.errors import RequestError
+from vitcore.errors import RequestError, WorkError
 
 _COLUMNS = {"label": "class", "caption": "captions", "captions": "captions", "split": "split", "group": "group"}
 _NAMED = 3  # examples in a message
@@ -40,6 +40,7 @@ def edit(at: str | DatasetRef, table: str, *, delete: bool = False) -> DatasetRe
 
     Raises:
         RequestError: the table gives samples that are not there another label, or has nothing to say.
+        WorkError: a disk is full, or somebody else published meanwhile.
     """
     dataset = Dataset.open(at)
     rows = Rows.of(dataset)
@@ -78,18 +79,21 @@ def _publish(
     dataset: Dataset, revision: revisions.Revision, change: str, excluded: pa.Table | None = None
 ) -> DatasetRef:
     have = dataset.manifest
-    return revisions.publish(
-        dataset.url,
-        revision,
-        dataset,
-        fields=have.fields,
-        source=have.source,
-        settings=have.settings,
-        change=change,
-        rejects=have.rejects,
-        rejects_file=have.rejects_file,
-        excluded=excluded,
-    )
+    try:
+        return revisions.publish(
+            dataset.url,
+            revision,
+            dataset,
+            fields=have.fields,
+            source=have.source,
+            settings=have.settings,
+            change=change,
+            rejects=have.rejects,
+            rejects_file=have.rejects_file,
+            excluded=excluded,
+        )
+    except OSError as error:
+        raise WorkError(f"{dataset.url} was not changed: {error}; mend that and run this again") from error
 
 
 def _read(table: str, *, delete: bool) -> dict[str, list[Any]]:

@@ -76,12 +76,17 @@ def ingest(
     """
     config, mode, mapper = config or IngestConfig(), mode or Mode(), mapper or threads()
     found = recognise(source, config)
-    if found.tars is not None and config.tars == "adopt":
-        ref = adopt_in_place(found.tars, url, config, mode=mode, mapper=mapper, progress=progress)
-    else:
-        planned = plan(found, url, config, mode=mode, mapper=mapper, progress=progress)
-        ref = (None if mode.fresh else known(planned)) or finish(planned, mapper=mapper, progress=progress)
-    return leave_out_near_copies(ref) if config.dedup == "near" else ref
+    try:
+        if found.tars is not None and config.tars == "adopt":
+            ref = adopt_in_place(found.tars, url, config, mode=mode, mapper=mapper, progress=progress)
+        else:
+            planned = plan(found, url, config, mode=mode, mapper=mapper, progress=progress)
+            ref = (None if mode.fresh else known(planned)) or finish(planned, mapper=mapper, progress=progress)
+        return leave_out_near_copies(ref) if config.dedup == "near" else ref
+    except OSError as error:
+        raise WorkError(
+            f"the ingest into {url} was broken off: {error}; mend that and run it again, what is finished is kept"
+        ) from error
 
 
 def plan(

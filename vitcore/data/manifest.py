@@ -238,10 +238,7 @@ class Dataset:
         self.split(split)
         if split not in self._shards:
             name = storage.join(self.url, FOLDER, f"{self.digest}.{split}.parquet")
-            try:
-                self._shards[split] = ShardList(decode(storage.read(name)))
-            except (OSError, pa.ArrowInvalid) as error:
-                raise WorkError(f"the shard list {name} is missing or damaged ({error}); ingest again") from error
+            self._shards[split] = ShardList(_table("the shard list", name, "ingest again"))
         return self._shards[split]
 
     def shard_url(self, shard: Shard) -> str:
@@ -257,13 +254,10 @@ class Dataset:
         """The index file of one shard.
 
         Raises:
-            WorkError: it is missing, damaged or of another length than the version says.
+            WorkError: it is missing, damaged, of another length than the version says, or the store does not answer.
         """
         name = storage.join(self.url, shard.index)
-        try:
-            table = decode(storage.read(name), columns)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise WorkError(f"the index {name} is missing or damaged ({error}); run: vit check {self.url}") from error
+        table = _table("the index", name, f"run: vit check {self.url}", columns)
         if table.num_rows != shard.samples:
             raise WorkError(
                 f"the index {name} has {table.num_rows} rows, its shard {shard.samples} samples; "
@@ -398,6 +392,19 @@ def find(url: str, identity: str) -> DatasetRef | None:
 def version_file(url: str, version: str) -> str:
     """Where a version's manifest lies."""
     return storage.join(url, FOLDER, f"{version}.json")
+
+
+def _table(what: str, url: str, remedy: str, columns: Sequence[str] | None = None) -> pa.Table:
+    try:
+        data = storage.read(url)
+    except (FileNotFoundError, NotADirectoryError):
+        raise WorkError(f"{what} {url} is missing; {remedy}") from None
+    except OSError as error:  # nothing is known of the file: no remedy for damage
+        raise WorkError(f"{what} is out of reach: {error}") from error
+    try:
+        return decode(data, columns)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise WorkError(f"{what} {url} is missing or damaged ({error}); {remedy}") from error
 
 
 def _identity_file(url: str, identity: str) -> str:

@@ -110,9 +110,10 @@ def read_all(dataset: Dataset) -> int:
 @pytest.mark.parametrize("fill", [photographs, tars])
 def test_a_disk_that_is_full_at_any_instant(fill: Callable[..., Path], disk: Disk, tmp_path: Path) -> None:
     source, url = fill(tmp_path / "raw", *range(16)), str(disk.path / "out")
-    first = ingest(str(source), url, CONFIG)
+    undisturbed = str(tmp_path / "undisturbed")
+    first, _ = (ingest(str(source), place, CONFIG) for place in (url, undisturbed))
     fill(source, *range(16, 64))
-    expected = ingest(str(source), str(tmp_path / "elsewhere"), CONFIG).digest
+    expected = ingest(str(source), undisturbed, CONFIG).digest
     failures, done = 0, None
     while done is None:
         disk.resize(disk.used + PAGE * (1 + failures // 4))

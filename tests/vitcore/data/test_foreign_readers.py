@@ -41,7 +41,9 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     root = tmp_path_factory.mktemp("labelled")
     for label, size in enumerate((25, 15, 10)):
         for number in range(size):
-            save(root / "raw" / CLASSES[label] / f"{number}.{'png' if number % 5 == 0 else 'jpg'}", 100 * label + number)
+            save(
+                root / "raw" / CLASSES[label] / f"{number}.{'png' if number % 5 == 0 else 'jpg'}", 100 * label + number
+            )
     dataset = Dataset.open(ingest(str(root / "raw"), str(root / "dataset"), CONFIG))
     assert len(dataset.shards("train")) > 1
     return dataset
@@ -51,9 +53,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def captioned(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """40 photographs with one to three captions each."""
     root = tmp_path_factory.mktemp("captioned")
-    rows = [
-        {"image": save(root / "raw" / f"{number}.jpg", number), "captions": words(number)} for number in range(40)
-    ]
+    rows = [{"image": save(root / "raw" / f"{number}.jpg", number), "captions": words(number)} for number in range(40)]
     (root / "raw" / "photographs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     table = str(root / "raw" / "photographs.jsonl")
     dataset = Dataset.open(ingest(table, str(root / "dataset"), CONFIG))
@@ -202,4 +202,12 @@ def test_members_are_named_as_img2dataset_names_them(captioned: Dataset) -> None
                 assert said["key"] == stem
                 assert said["caption"] == text.decode()
                 assert (said["width"], said["height"]) == Image.open(io.BytesIO(image)).size
-                assert said.keys() >= {"key", "caption", "width", "height", "original_width", "original_height", "sha256"}
+                assert said.keys() >= {
+                    "key",
+                    "caption",
+                    "width",
+                    "height",
+                    "original_width",
+                    "original_height",
+                    "sha256",
+                }

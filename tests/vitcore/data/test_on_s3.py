@@ -359,7 +359,7 @@ def test_a_store_that_goes_away_ends_the_work_in_one_sentence(
     dataset = Dataset.open(remote.ref)
     with TrainLoader(dataset, DATA, batch_size=BATCH, seed=1, threads=2) as loader:
         next(loader)
-        with s3.proxy.faults(rate=1.0), pytest.raises(WorkError, match=r"could not be fetched: s3://.* in 2 tries: "):
+        with s3.proxy.faults(rate=1.0), pytest.raises(WorkError, match=r": s3://.* could not be read in 2 tries: "):
             list(itertools.islice(loader, 50))
         with s3.proxy.faults(rate=1.0), pytest.raises(OSError, match="could not be read in 2 tries: "):
             Dataset.open(remote.ref)
