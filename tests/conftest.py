@@ -156,7 +156,7 @@ class Processes:
 
     def __init__(self, logs: Path) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["pytest", "vitcore.train.__main__"])
+        self._context.set_forkserver_preload(["pytest", "vitcore.train.__main__", "vitcore.data.ingest"])
         self._logs = logs
 
     def start(self, job: dict[str, Any], **environ: str) -> BaseProcess:

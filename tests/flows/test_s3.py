@@ -126,7 +126,6 @@ def test_credentials_appear_nowhere(house: Settings, story: Story) -> None:
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     files += _prefect_database()
     said |= {str(path): path.read_bytes() for path in files}
-    print({name: len(data) for name, data in said.items()})
     kept = b"".join(said.values())
     for known in (story.data.digest, story.version.run_id):
         assert kept.count(known.encode()) > 3, "what is searched is what there is"

@@ -26,8 +26,6 @@ from vitcore.data import headers, jpeg
 from vitcore.data.headers import Header
 from vitcore.data.measure import measure
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""What is opened. Pillow reads more, but some of it (EPS) runs other programs."""
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _PNG_DEPTH = 24  # offset of the bit depth in a PNG
 _LONGEST = 65500  # pixels a side that libjpeg writes
@@ -109,7 +107,7 @@ def estimate(data: bytes, resize: int | None) -> int:
         if header is not None:
             size, grey = (header.width, header.height), header.grey
         else:
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=headers.FORMATS) as image:
                 size, grey = image.size, image.mode in ("L", "1", "I;16")
     except Exception:  # judged when it is converted
         return len(data)
@@ -162,7 +160,7 @@ def _open(data: bytes, form: Form) -> Image.Image:
     if not data:
         raise UnfitError("empty file")
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=headers.FORMATS)
     except Image.DecompressionBombError as error:
         raise UnfitError(f"more than {form.max_pixels} pixels") from error
     except UnidentifiedImageError as error:

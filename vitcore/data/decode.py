@@ -1,8 +1,8 @@
 """From the bytes of a photograph to pixels: uint8, [3, H, W], RGB, upright; or a reason why not.
 
-Everyday JPEGs go through libjpeg-turbo (simplejpeg), everyday PNGs through torchvision; both release the GIL, and JPEGs
-come in channels-last memory, where resizing is fastest. Everything with a twist (CMYK, palettes, transparency, 16 bits,
-other formats) goes through Pillow. The header is read first: nothing is decoded that would not fit in the pixel limit.
+Everyday JPEGs go through libjpeg-turbo (simplejpeg), which releases the GIL; they come in channels-last memory, where
+resizing is fastest. Everything else goes through Pillow (torchvision's PNG decoder crashes on some crafted files).
+The header is read first: nothing is decoded that would not fit in the pixel limit.
 
 Colours are upsampled smoothly and the accurate DCT is taken: libjpeg-turbo's coarser ways would save 3 %.
 """
@@ -19,7 +19,6 @@ import simplejpeg
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_png
 
 from vitcore.data import headers, jpeg
 
@@ -76,8 +75,7 @@ class Photograph:
                 swapped = header.orientation >= 5
                 self.height, self.width = (header.width, header.height) if swapped else (header.height, header.width)
                 return
-            png = header is not None and header.extension == "png"
-            pixels = _decode_png(data) if png else _decode_any(data, max_pixels)
+            pixels = _decode_any(data, max_pixels)
         self._decoded[1] = Decoded(pixels, 1)
         _, self.height, self.width = pixels.shape
 
@@ -136,13 +134,8 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise BadSampleError(f"{width} by {height} pixels are more than the limit of {max_pixels}")
 
 
-def _decode_png(data: bytes) -> Tensor:
-    pixels: Tensor = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
-    return pixels
-
-
 def _decode_any(data: bytes, max_pixels: int) -> Tensor:
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=headers.FORMATS) as image:
         _check_size(*image.size, max_pixels)
         upright = ImageOps.exif_transpose(image)
         return torch.from_numpy(np.array(_to_rgb(upright))).permute(2, 0, 1)

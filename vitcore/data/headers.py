@@ -15,6 +15,8 @@ from typing import NamedTuple
 import simplejpeg
 from PIL import Image
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What is opened. Pillow reads more, but some of it (EPS) runs other programs."""
 _ORIENTATION = 0x0112  # the EXIF tag
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"

@@ -295,7 +295,7 @@ def _jobs(url: str, new: pa.Table, classes: Sequence[str], config: IngestConfig)
     number = {name: label for label, name in enumerate(classes)}
     labels = [-1 if name is None else number[name] for name in new.column("class").to_pylist()]
     new = new.append_column("label", pa.array(labels, pa.int64()))
-    form = Form(config.resize, config.quality, config.max_pixels)
+    form = Form(config.resize, config.quality, config.max_pixels, config.verify)
     batch = digest([asdict(form), len(classes), config.seed, config.shard_mb, samples_digest(new)])[:8]
     splits = np.asarray(new.column("split").to_pylist())
     for split in sorted(set(splits.tolist())):

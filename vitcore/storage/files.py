@@ -81,7 +81,8 @@ def read(url: str) -> bytes:
         FileNotFoundError: there is none.
     """
     if is_local(url):
-        return local_path(url).read_bytes()
+        with open(local_path(url) if not url.startswith("/") else url, "rb", buffering=0) as file:  # noqa: PTH123
+            return file.read()  # a Path costs as much as reading a small photograph
     fs, path = filesystem(url)
     return bytes(patiently(url, "read", lambda: fs.cat_file(path)))
 
@@ -128,10 +129,14 @@ def put(local: Path, url: str) -> None:
         target = local_path(url)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary(target)
-        shutil.move(local, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        _rename(temporary, target)
+        try:
+            shutil.move(local, temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            _rename(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         return
     fs, path = filesystem(url)
     options = s3.upload_options(local.stat().st_size) if s3.is_s3(url) else {}

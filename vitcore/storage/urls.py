@@ -29,6 +29,8 @@ def scheme(url: str) -> str:
     Raises:
         RequestError: a scheme that is not a store (``pipe:`` would run a shell), or credentials inside the URL.
     """
+    if url.startswith("/"):  # asked for every photograph
+        return "file"
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", url)
     name = match.group(1).lower() if match else "file"
     if name not in _SCHEMES:

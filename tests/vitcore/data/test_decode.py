@@ -179,3 +179,21 @@ def test_the_pixel_limit_holds_for_every_decoder() -> None:
         assert decode(encoded(SMOOTH, kind), max_pixels=1200).shape == (3, 30, 40)
         with pytest.raises(BadSampleError, match="40 by 30 pixels are more than the limit of 1199"):
             decode(encoded(SMOOTH, kind), max_pixels=1199)
+
+
+def test_a_png_with_an_impossible_filter_is_a_bad_sample() -> None:
+    """Some decoders read past their table of filters here, which ends the process."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = b"\0" + bytes(24) + (b"\x09" + bytes(range(24))) * 7
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    with pytest.raises(BadSampleError, match="cannot be decoded"):
+        decode(data)
+
+
+def test_what_would_run_another_program_is_not_opened() -> None:
+    with pytest.raises(BadSampleError):
+        decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")

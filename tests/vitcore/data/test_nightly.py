@@ -1,4 +1,4 @@
-"""A dataset that changes night after night: what is new is written, what is said otherwise edited, nothing else moves."""
+"""A dataset that changes night after night: what is new is written, what is said otherwise edited, the rest stays."""
 
 from __future__ import annotations
 

@@ -92,16 +92,20 @@ def remote(corpus: Path, s3: S3) -> Dataset:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "_FIRST_PAUSE", 0.01)
-
-
-@pytest.fixture
 def anew() -> Iterator[Callable[[], None]]:
     """Forgets the clients that there are, as a new process would find the environment; and again at the end."""
     kind = fsspec.get_filesystem_class("s3")
     yield kind.clear_instance_cache
     kind.clear_instance_cache()
+
+
+@pytest.fixture
+def blunt(monkeypatch: pytest.MonkeyPatch, anew: Callable[[], None]) -> None:
+    """Clients that try nothing again, so that it is ours to do; and soon."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(fsspec.get_filesystem_class("s3"), "retries", 1)
+    monkeypatch.setattr(retry, "_FIRST_PAUSE", 0.01)
+    anew()
 
 
 def batches(dataset: Dataset, count: int = STEPS, **options: Any) -> list[Batch]:
@@ -247,7 +251,7 @@ def test_ranks_share_the_bytes_of_an_epoch(remote: Dataset, s3: S3) -> None:
 
 
 def test_a_store_that_fails_a_tenth_of_the_time_changes_nothing(
-    corpus: Path, local: Dataset, s3: S3, reference: dict[tuple[int, int], list[Batch]], quick: None
+    corpus: Path, local: Dataset, s3: S3, reference: dict[tuple[int, int], list[Batch]], blunt: None
 ) -> None:
     url = s3.fresh()
     s3.proxy.reset()
@@ -263,7 +267,7 @@ def test_a_store_that_fails_a_tenth_of_the_time_changes_nothing(
 
 
 def test_a_training_on_a_failing_store_ends_alike(
-    local: Dataset, remote: Dataset, s3: S3, plain: Recipe, make_request: Any, one_thread: None, quick: None
+    local: Dataset, remote: Dataset, s3: S3, plain: Recipe, make_request: Any, one_thread: None, blunt: None
 ) -> None:
     weights = []
     for dataset in (local, remote):
@@ -351,11 +355,9 @@ def test_a_wrong_request_is_answered_in_one_sentence(
 
 
 def test_a_store_that_goes_away_ends_the_work_in_one_sentence(
-    remote: Dataset, s3: S3, monkeypatch: pytest.MonkeyPatch, anew: Callable[[], None], quick: None
+    remote: Dataset, s3: S3, monkeypatch: pytest.MonkeyPatch, blunt: None
 ) -> None:
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(retry, "_TRIES", 2)
-    anew()
     dataset = Dataset.open(remote.ref)
     with TrainLoader(dataset, DATA, batch_size=BATCH, seed=1, threads=2) as loader:
         next(loader)

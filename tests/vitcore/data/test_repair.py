@@ -234,7 +234,7 @@ def test_killed_anywhere_it_goes_on(data: Dataset, step: str, monkeypatch: pytes
         raise Killed
 
     with monkeypatch.context() as patch:
-        target = {"write": "storage.write", "remove": "storage.remove", "move": "storage.move", "publish": "_publish"}[step]
+        target = "_publish" if step == "publish" else f"storage.{step}"
         patch.setattr(f"{repair_module.__name__}.{target}", die)
         with pytest.raises(Killed):
             repair(data.url)
