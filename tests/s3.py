@@ -159,7 +159,7 @@ class Proxy:
             answers, theirs = await asyncio.open_connection("127.0.0.1", self._upstream, limit=1 << 20)
             while await self._exchange(reader, writer, answers, theirs):
                 pass
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # somebody hung up
         finally:
             writer.close()

@@ -200,6 +200,7 @@ def test_wrong_requests_to_the_real_flows(tmp_path: Path) -> None:
     [
         (RequestError("there is no label\nin this dataset"), 2, "vit: there is no label in this dataset"),
         (WorkError("3 of 4 shards could not be read"), 1, "vit: 3 of 4 shards could not be read"),
+        (OSError("s3://b/x could not be read"), 1, "vit: s3://b/x could not be read"),
         (KeyError("x"), 1, "vit: unexpected KeyError: 'x'; run again with -v for the traceback"),
         (KeyboardInterrupt(), 130, "vit: stopped; run the same command again and it goes on where it was"),
     ],

@@ -92,7 +92,7 @@ def evaluation_view(photograph: Photograph, out_CHW: Tensor, resize: int) -> Non
     view = _resize(image_CHW, height * resize // short, width * resize // short)
     rows, columns = out_CHW.shape[1], out_CHW.shape[2]
     top, left = (view.shape[1] - rows) // 2, (view.shape[2] - columns) // 2
-    out_CHW.copy_(view[:, top : top + rows, left : left + columns])
+    _put(view[:, top : top + rows, left : left + columns], out_CHW)
 
 
 def draw_crop(height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], rng: Rng) -> Box:
@@ -194,6 +194,10 @@ def _change(view_CHW: Tensor, out_CHW: Tensor, config: AugmentConfig, rng: Rng) 
         view_CHW = blur(view_CHW, between(*config.blur_sigma, rng))
     if config.solarize and rng.random() < config.solarize:
         view_CHW = solarize(view_CHW)
-    out_CHW.copy_(view_CHW)
+    _put(view_CHW, out_CHW)
     if rng.random() < config.erasing:
         erase(out_CHW, rng)
+
+
+def _put(view_CHW: Tensor, out_CHW: Tensor) -> None:
+    np.copyto(out_CHW.numpy(), view_CHW.numpy())  # from channels-last memory, in half the time of torch's copy

@@ -30,6 +30,8 @@ _PASSING_CODES = frozenset(
     {"BadDigest", "IncompleteBody", "NoSuchUpload", "RequestTimeout", "XAmzContentSHA256Mismatch"}
 )
 _PASSING_STATUSES = frozenset({408, 409, 425, 429})
+# An answer that broke off, to aiohttp; the code it bears, 400, is what a server would say of such a message.
+_MALFORMED = "HttpProcessingError"
 _SECRETS = re.compile(
     r"(?<=//)[^/@\s]+@"  # user:password@ in a URL
     r"|(?i:(?<=signature=)|(?<=credential=)|(?<=security-token=)|(?<=authorization: ))[^\s&,'\"]+"
@@ -78,6 +80,8 @@ def pause_up_to(seconds: float) -> None:
 def status_of(error: BaseException) -> int | None:
     """The HTTP status of a store's answer, where the error or what caused it tells."""
     for one in _causes(error):
+        if any(kind.__name__ == _MALFORMED for kind in type(one).__mro__):
+            continue
         response = getattr(one, "response", None)
         if isinstance(response, dict):
             found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

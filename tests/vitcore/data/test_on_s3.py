@@ -363,6 +363,8 @@ def test_a_store_that_goes_away_ends_the_work_in_one_sentence(
         next(loader)
         with s3.proxy.faults(rate=1.0), pytest.raises(WorkError, match=r": s3://.* could not be read in 2 tries: "):
             list(itertools.islice(loader, 50))
+    for fault in s3.proxy.FAULTS:
+        monkeypatch.setattr(s3.proxy, "FAULTS", (fault,))
         with s3.proxy.faults(rate=1.0), pytest.raises(OSError, match="could not be read in 2 tries: "):
             Dataset.open(remote.ref)
 
