@@ -8,7 +8,7 @@ from tasks.evaluate import EvaluateStage, evaluate_model, plan_evaluation
 from tasks.models import resolve
 from tasks.settings import Settings, load
 from tasks.stages import StagePlan
-from vitcore.data.manifest import Dataset
+from vitcore.data.dataset.manifest import Dataset
 from vitcore.evals.report import Report
 
 

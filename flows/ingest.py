@@ -8,9 +8,9 @@ from tasks.ingest import edit_dataset, ingest_corpus, plan_ingest
 from tasks.settings import load
 from tasks.stages import StagePlan
 from vitcore import storage
-from vitcore.data.ingest import Mode
+from vitcore.data.dataset.manifest import DatasetRef
+from vitcore.data.ingest.mode import Mode
 from vitcore.data.ingest_config import IngestConfig
-from vitcore.data.manifest import DatasetRef
 
 
 @flow(name="ingest", flow_run_name="ingest {source}")

@@ -18,7 +18,7 @@ from tasks.promote import promote_model
 from tasks.settings import Settings, load
 from tasks.stages import StagePlan
 from tasks.train import plan_training, train_model
-from vitcore.data.ingest import Mode
+from vitcore.data.ingest.mode import Mode
 from vitcore.data.ingest_config import IngestConfig, SplitFractions
 from vitcore.errors import RequestError
 from vitcore.recipe import Compute

@@ -11,7 +11,7 @@ from tasks.on_mlflow.registry import ModelVersion
 from tasks.promote import Verdict, promote_model, roll_back
 from tasks.register import DATA_URL
 from tasks.settings import Settings, load
-from vitcore.data.manifest import Dataset, DatasetRef
+from vitcore.data.dataset.manifest import Dataset, DatasetRef
 from vitcore.errors import RequestError
 
 

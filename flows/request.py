@@ -10,7 +10,7 @@ from tasks.on_mlflow.registry import ModelVersion
 from tasks.settings import Settings, load
 from tasks.stages import StagePlan
 from tasks.train import TrainStage, overfit_model, plan_training, train_model
-from vitcore.data.manifest import Dataset
+from vitcore.data.dataset.manifest import Dataset
 from vitcore.errors import RequestError
 from vitcore.recipe import Compute, DistillConfig, ParentConfig, apply_overrides
 from vitcore.recipes import find

@@ -7,7 +7,7 @@ from prefect import task
 from tasks.evaluate import Evaluation
 from tasks.on_mlflow import runs
 from tasks.settings import Settings
-from vitcore.data.manifest import DatasetRef
+from vitcore.data.dataset.manifest import DatasetRef
 from vitcore.evals.figures import ModelScore, comparison
 from vitcore.evals.metrics import MetricName
 from vitcore.evals.outcomes import pair

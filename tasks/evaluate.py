@@ -20,8 +20,8 @@ from tasks.overlap import measure_overlap
 from tasks.settings import Settings
 from tasks.stages import StagePlan
 from tasks.story import tell, track
-from vitcore.data.loader import EvalLoader
-from vitcore.data.manifest import Dataset, DatasetRef
+from vitcore.data.dataset.manifest import Dataset, DatasetRef
+from vitcore.data.loading.loader import EvalLoader
 from vitcore.evals.attention import attention_figure
 from vitcore.evals.classify import throughput
 from vitcore.evals.figures import report_figures

@@ -16,13 +16,14 @@ from tasks.settings import Settings
 from tasks.stages import StagePlan
 from tasks.story import tell, track
 from vitcore import storage
-from vitcore.data import edit as edits
-from vitcore.data import manifest
-from vitcore.data.ingest import Mode, ingest, plan
+from vitcore.data.corpus.sources import recognise
+from vitcore.data.dataset import edit as edits
+from vitcore.data.dataset import manifest
+from vitcore.data.dataset.manifest import Dataset, DatasetRef
+from vitcore.data.ingest.ingest import ingest, plan
+from vitcore.data.ingest.mode import Mode
+from vitcore.data.ingest.parallel import threads
 from vitcore.data.ingest_config import IngestConfig
-from vitcore.data.manifest import Dataset, DatasetRef
-from vitcore.data.parallel import threads
-from vitcore.data.sources import recognise
 
 _FEW = 8  # pieces of work (shards, tars, thousands of photographs) for which starting Ray on this machine does not pay
 

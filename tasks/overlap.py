@@ -10,8 +10,8 @@ from tasks.on_mlflow.registry import DATASET
 from tasks.register import DATA_URL
 from tasks.settings import Settings
 from tasks.story import tell, track
-from vitcore.data.manifest import Dataset, DatasetRef
-from vitcore.data.overlap import Overlap, find, keep, leakage
+from vitcore.data.audit.overlap import Overlap, find, keep, leakage
+from vitcore.data.dataset.manifest import Dataset, DatasetRef
 from vitcore.errors import RequestError, WorkError
 from vitcore.evals.outcomes import Outcomes
 from vitcore.evals.overlap import training_overlap

@@ -14,7 +14,7 @@ from tasks.on_mlflow import registry
 from tasks.on_mlflow.registry import ModelVersion
 from tasks.settings import Settings
 from tasks.story import tell
-from vitcore.data.manifest import DatasetRef
+from vitcore.data.dataset.manifest import DatasetRef
 from vitcore.evals.gate import Decision, decide
 from vitcore.evals.outcomes import Outcomes
 

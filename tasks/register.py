@@ -13,8 +13,8 @@ from tasks.on_mlflow import registry, runs
 from tasks.on_mlflow.card import Card, Score, markdown, summary
 from tasks.on_mlflow.registry import DATASET, DIGEST, PARENT, TEACHER, ModelVersion
 from tasks.settings import Settings
-from vitcore.data.manifest import Dataset, DatasetRef
-from vitcore.data.reader import Reader
+from vitcore.data.dataset.manifest import Dataset, DatasetRef
+from vitcore.data.reading.reader import Reader
 from vitcore.evals.report import Report
 from vitcore.identity import digest
 from vitcore.models.pretrained import Pretrained, load_pretrained

@@ -21,7 +21,7 @@ from tasks.settings import Settings
 from tasks.stages import StagePlan
 from tasks.story import tell, track
 from vitcore import storage
-from vitcore.data.manifest import Dataset, DatasetRef
+from vitcore.data.dataset.manifest import Dataset, DatasetRef
 from vitcore.errors import WorkError
 from vitcore.evals.figures import training_curves
 from vitcore.identity import identity

@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 
 from tests.s3 import S3, serving
-from vitcore.data.ingest import ingest
+from vitcore.data.dataset.manifest import Dataset, DatasetRef
+from vitcore.data.ingest.ingest import ingest
 from vitcore.data.ingest_config import IngestConfig
-from vitcore.data.manifest import Dataset, DatasetRef
 from vitcore.recipe import AugmentConfig, Compute, DataConfig, EvalConfig, OptimConfig, Recipe, TrainConfig, VitConfig
 from vitcore.recipe import apply_overrides as override
 from vitcore.train.request import TrainRequest
@@ -156,7 +156,7 @@ class Processes:
 
     def __init__(self, logs: Path) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["pytest", "vitcore.train.__main__", "vitcore.data.ingest"])
+        self._context.set_forkserver_preload(["pytest", "vitcore.train.__main__", "vitcore.data.ingest.ingest"])
         self._logs = logs
 
     def start(self, job: dict[str, Any], **environ: str) -> BaseProcess:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from vitcore import world
-from vitcore.data.batch import Batch
+from vitcore.data.loading.batch import Batch
 from vitcore.errors import RequestError, WorkError
 from vitcore.train import loop
 from vitcore.train.__main__ import main

@@ -15,9 +15,9 @@ from vitcore.errors import RequestError, WorkError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from vitcore.data.audit import AuditConfig, Duplicates
-    from vitcore.data.manifest import Dataset
-    from vitcore.data.overlap import Overlap
+    from vitcore.data.audit.audit import AuditConfig, Duplicates
+    from vitcore.data.audit.overlap import Overlap
+    from vitcore.data.dataset.manifest import Dataset
 
 _LISTED = 8  # pairs in a table
 
@@ -67,8 +67,8 @@ def run(argv: list[str], session: Session) -> int:
     session.start()
     from pydantic import ValidationError
 
-    from vitcore.data.audit import AuditConfig
-    from vitcore.data.manifest import Dataset
+    from vitcore.data.audit.audit import AuditConfig
+    from vitcore.data.dataset.manifest import Dataset
 
     try:
         config = AuditConfig(radius=given.radius, confirm=given.confirm, similarity=given.similarity)
@@ -108,7 +108,7 @@ def _evaluated(dataset: Dataset, training: Dataset, given: Arguments) -> list[st
 
 def _duplicates(dataset: Dataset, config: AuditConfig) -> Duplicates:
     from tasks.progress import Progress
-    from vitcore.data.audit import duplicates
+    from vitcore.data.audit.audit import duplicates
 
     with Progress().track("looking for copies", unit="passes") as track:
         return duplicates(dataset, config, progress=track.update)
@@ -116,7 +116,7 @@ def _duplicates(dataset: Dataset, config: AuditConfig) -> Duplicates:
 
 def _leakage(dataset: Dataset, split: str, training: Dataset, trained: tuple[str, ...], config: AuditConfig) -> Overlap:
     from tasks.progress import Progress
-    from vitcore.data.overlap import keep, leakage
+    from vitcore.data.audit.overlap import keep, leakage
 
     with Progress().track(f"comparing {split} with {', '.join(trained)}", unit="passes") as track:
         overlap = leakage(dataset, split, training, trained, config, progress=track.update)
@@ -132,7 +132,7 @@ def _draw(path: str, dataset: Dataset, training: Dataset, copies: Duplicates | N
     import pyarrow as pa
 
     from vitcore import storage
-    from vitcore.data.audit import table
+    from vitcore.data.audit.audit import table
     from vitcore.evals import style
     from vitcore.evals.pairs import pairs_figure
 
@@ -157,8 +157,8 @@ def _write_redundant(path: str, dataset: Dataset, config: AuditConfig, overlaps:
     import pyarrow.csv
 
     from vitcore import storage
-    from vitcore.data.dedup import COPY, NEAR_COPY, copies
-    from vitcore.data.fingerprints import Photographs
+    from vitcore.data.audit.dedup import COPY, NEAR_COPY, copies
+    from vitcore.data.audit.fingerprints import Photographs
 
     if alone:
         found = copies(dataset, config)
@@ -245,7 +245,7 @@ def _nearest_first(pairs: pa.Table) -> pa.Table:
 
 
 def _as_json(copies: Duplicates | None, overlaps: list[Overlap]) -> dict[str, Any]:
-    from vitcore.data.audit import table
+    from vitcore.data.audit.audit import table
 
     found: dict[str, Any] = {"leaks": any(overlap.summary.copies for overlap in overlaps)}
     if copies is not None:

@@ -20,8 +20,8 @@ from vitcore.recipe import Compute, apply_overrides
 from vitcore.recipes import find
 
 if TYPE_CHECKING:
-    from vitcore.data.findings import Finding
-    from vitcore.data.garbage import Garbage
+    from vitcore.data.maintenance.findings import Finding
+    from vitcore.data.maintenance.garbage import Garbage
 
 _SAMPLE, _GRACE_H = "2%", 24.0
 _LISTED = 1000  # files that a dry run names
@@ -86,7 +86,7 @@ def run(argv: list[str], session: Session) -> int:
 
 def _check(options: Arguments, share: float | Literal["full"]) -> int:
     from tasks.progress import Progress
-    from vitcore.data.check import check
+    from vitcore.data.maintenance.check import check
 
     with Progress().track("checking", unit="shards") as track:
         findings = check(options.url, share, versions=options.versions, progress=track.update)
@@ -95,7 +95,7 @@ def _check(options: Arguments, share: float | Literal["full"]) -> int:
 
 def _repair(options: Arguments, share: float | Literal["full"]) -> int:
     from tasks.progress import Progress
-    from vitcore.data.repair import repair
+    from vitcore.data.maintenance.repair import repair
 
     with Progress().track("checking", unit="shards") as track:
         outcome = repair(options.url, share, dry_run=options.dry_run, progress=track.update)
@@ -111,7 +111,7 @@ def _repair(options: Arguments, share: float | Literal["full"]) -> int:
 
 
 def _tell(options: Arguments, findings: Sequence[Finding], more: dict[str, Any]) -> int:
-    from vitcore.data.findings import fit
+    from vitcore.data.maintenance.findings import fit
 
     good = fit(findings)
     if options.json:
@@ -128,8 +128,8 @@ def _tell(options: Arguments, findings: Sequence[Finding], more: dict[str, Any])
 
 
 def _layout(options: Arguments, name: str, given: Any) -> int:
-    from vitcore.data.layout import check_layout
-    from vitcore.data.manifest import Dataset
+    from vitcore.data.dataset.manifest import Dataset
+    from vitcore.data.maintenance.layout import check_layout
 
     recipe = find(name)
     recipe = apply_overrides(recipe, changes(recipe, given.recipe))
@@ -144,7 +144,7 @@ def _layout(options: Arguments, name: str, given: Any) -> int:
 
 
 def _collect(options: Arguments) -> int:
-    from vitcore.data.garbage import find_garbage, remove
+    from vitcore.data.maintenance.garbage import find_garbage, remove
 
     found = find_garbage(
         options.url, keep=options.keep, keep_days=options.keep_days, grace_s=options.grace_hours * 3600
@@ -159,7 +159,7 @@ def _collect(options: Arguments) -> int:
 
 
 def _show(found: Garbage, options: Arguments) -> None:
-    from vitcore.data.findings import in_bytes
+    from vitcore.data.maintenance.findings import in_bytes
 
     verb = "would be removed" if options.dry_run else "removed"
     if options.dry_run and found.trash:

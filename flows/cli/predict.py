@@ -73,7 +73,7 @@ def run(argv: list[str], session: Session) -> int:
 
 
 def _view(path: Path, card: ModelCard) -> Tensor:
-    from vitcore.data.decode import BadSampleError
+    from vitcore.data.reading.decode import BadSampleError
     from vitcore.evals.photographs import view
 
     try:

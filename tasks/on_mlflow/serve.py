@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from torch import Tensor
 
-from vitcore.data.decode import BadSampleError
+from vitcore.data.reading.decode import BadSampleError
 from vitcore.evals.photographs import probabilities, view
 from vitcore.models.pretrained import Pretrained, load_pretrained
 

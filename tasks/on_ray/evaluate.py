@@ -12,7 +12,7 @@ from tasks.models import localize
 from tasks.on_ray.cluster import cores, gpus
 from tasks.on_ray.map import map_unordered
 from tasks.settings import Settings
-from vitcore.data.manifest import Dataset, DatasetRef
+from vitcore.data.dataset.manifest import Dataset, DatasetRef
 from vitcore.evals.classify import predict
 from vitcore.evals.outcomes import Outcomes, concat
 from vitcore.models.references import load_reference

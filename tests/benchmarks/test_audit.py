@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from vitcore.data import hamming
+from vitcore.data.audit import hamming
 
 MILLION = 1_000_000
 PLANTED = 5_000

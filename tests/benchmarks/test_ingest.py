@@ -26,11 +26,11 @@ import pytest
 from PIL import Image
 from webdataset import ShardWriter
 
-from vitcore.data.convert import Form, convert
-from vitcore.data.ingest import ingest
+from vitcore.data.dataset.manifest import Dataset
+from vitcore.data.ingest.convert import Form, convert
+from vitcore.data.ingest.ingest import ingest
+from vitcore.data.ingest.parallel import threads
 from vitcore.data.ingest_config import IngestConfig
-from vitcore.data.manifest import Dataset
-from vitcore.data.parallel import threads
 
 SHORT, QUALITY = 256, 92
 OVER_PILLOW, OVER_OPENCV, OVER_WRITER = 1.3, 1.0, 1.5

@@ -24,10 +24,10 @@ from torch.utils.data import DataLoader
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
-from vitcore.data.ingest import ingest
+from vitcore.data.dataset.manifest import Dataset
+from vitcore.data.ingest.ingest import ingest
 from vitcore.data.ingest_config import IngestConfig, SplitFractions
-from vitcore.data.loader import TrainLoader
-from vitcore.data.manifest import Dataset
+from vitcore.data.loading.loader import TrainLoader
 from vitcore.recipe import DataConfig
 
 COPIES = 8  # of the 250 photographs: an epoch is then longer than a round, and no contestant starts anew within one

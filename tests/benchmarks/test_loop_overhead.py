@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitcore.data.batch import Batch, Inputs, to_inputs
+from vitcore.data.loading.batch import Batch, Inputs, to_inputs
 from vitcore.models.classifier import Classifier
 from vitcore.objectives import Objective, Terms
 from vitcore.recipe import Recipe, VitConfig

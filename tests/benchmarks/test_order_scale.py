@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vitcore.data.index import SCHEMA, encode
-from vitcore.data.manifest import FOLDER, Manifest, SplitInfo
+from vitcore.data.dataset.index import SCHEMA, encode
+from vitcore.data.dataset.manifest import FOLDER, Manifest, SplitInfo
 
 SHARDS, SAMPLES, BYTES = 580_000, 10_000, 200
 LANES, LANE_SIZE, WORLD, WINDOW = 1024, 8, 64, 1024
@@ -42,10 +42,10 @@ def resident():
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1000
 
-from vitcore.data.ahead import LookAhead
-from vitcore.data.manifest import Dataset, Manifest
-from vitcore.data.order import LaneOrder, rank_lanes
-from vitcore.data.reader import Reader
+from vitcore.data.reading.ahead import LookAhead
+from vitcore.data.dataset.manifest import Dataset, Manifest
+from vitcore.data.loading.order import LaneOrder, rank_lanes
+from vitcore.data.reading.reader import Reader
 
 imported = resident()
 dataset = Dataset(url, "0" * 16, Manifest.model_validate_json(Path(url, "about.json").read_text()))

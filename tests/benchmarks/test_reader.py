@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
 
-from vitcore.data.index import SCHEMA, encode
-from vitcore.data.manifest import FOLDER, Dataset, Manifest, Shard, SplitInfo
-from vitcore.data.reader import Reader
+from vitcore.data.dataset.index import SCHEMA, encode
+from vitcore.data.dataset.manifest import FOLDER, Dataset, Manifest, SplitInfo
+from vitcore.data.dataset.shard import Shard
+from vitcore.data.reading.reader import Reader
 
 SHARDS, ROUNDS = 4, 25
 BUFFER = 1 << 20

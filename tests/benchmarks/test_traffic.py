@@ -19,9 +19,9 @@ from PIL import Image
 from ray.cluster_utils import Cluster
 
 from tests.s3 import S3, Proxy
-from vitcore.data.ingest import ingest
+from vitcore.data.dataset.manifest import Dataset, DatasetRef
+from vitcore.data.ingest.ingest import ingest
 from vitcore.data.ingest_config import IngestConfig, SplitFractions
-from vitcore.data.manifest import Dataset, DatasetRef
 from vitcore.recipe import DataConfig
 
 PHOTOGRAPHS, EPOCHS = 2000, 3
@@ -63,7 +63,7 @@ def read(ref: DatasetRef, rank: int, size: int, data: DataConfig, batch: int, st
     """Show a rank's part of some steps; what its reader says that cost."""
     import itertools
 
-    from vitcore.data.loader import TrainLoader
+    from vitcore.data.loading.loader import TrainLoader
 
     with TrainLoader(Dataset.open(ref), data, batch_size=batch, seed=1, rank=rank, size=size, depth=2) as loader:
         shown = sum(int((step.weights_S > 0).sum()) for step in itertools.islice(loader, steps))

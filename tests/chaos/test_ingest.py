@@ -22,12 +22,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitcore.data.garbage import find_garbage, remove
-from vitcore.data.ingest import ingest
+from vitcore.data.dataset.manifest import Dataset, DatasetRef
+from vitcore.data.ingest.ingest import ingest
+from vitcore.data.ingest.parallel import threads
 from vitcore.data.ingest_config import IngestConfig, SplitFractions
-from vitcore.data.manifest import Dataset, DatasetRef
-from vitcore.data.parallel import threads
-from vitcore.data.reader import Reader
+from vitcore.data.maintenance.garbage import find_garbage, remove
+from vitcore.data.reading.reader import Reader
 from vitcore.errors import RequestError, WorkError
 
 KILLS = 4

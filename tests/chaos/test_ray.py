@@ -17,7 +17,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from vitcore.data.ingest import ingest
+from vitcore.data.ingest.ingest import ingest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

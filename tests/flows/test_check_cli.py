@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli.main import main
-from vitcore.data.manifest import Dataset, DatasetRef
+from vitcore.data.dataset.manifest import Dataset, DatasetRef
 
 
 @pytest.fixture(autouse=True)

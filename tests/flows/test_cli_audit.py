@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from flows.cli.main import main
-from vitcore.data.edit import edit
-from vitcore.data.ingest import ingest
+from vitcore.data.audit.overlap import find
+from vitcore.data.dataset.edit import edit
+from vitcore.data.dataset.manifest import Dataset
+from vitcore.data.ingest.ingest import ingest
 from vitcore.data.ingest_config import IngestConfig
-from vitcore.data.manifest import Dataset
-from vitcore.data.overlap import find
 
 
 @pytest.fixture(autouse=True)

@@ -21,9 +21,9 @@ from flows.pretrain import pretrain
 from tasks.on_mlflow.registry import ModelVersion
 from tasks.settings import Settings
 from tests.s3 import KEY, S3, SECRET
-from vitcore.data.check import check
+from vitcore.data.dataset.manifest import Dataset, DatasetRef
 from vitcore.data.ingest_config import IngestConfig, SplitFractions
-from vitcore.data.manifest import Dataset, DatasetRef
+from vitcore.data.maintenance.check import check
 from vitcore.recipe import Compute
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]

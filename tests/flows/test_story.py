@@ -21,8 +21,8 @@ from flows.request import plan
 from tasks.on_mlflow.champion import champion
 from tasks.on_mlflow.registry import ModelVersion
 from tasks.settings import Settings
+from vitcore.data.dataset.manifest import DatasetRef
 from vitcore.data.ingest_config import IngestConfig, SplitFractions
-from vitcore.data.manifest import DatasetRef
 from vitcore.errors import RequestError, WorkError
 from vitcore.evals.report import Report
 from vitcore.recipe import Compute

@@ -14,8 +14,8 @@ from tasks.on_mlflow.registry import DATASET
 from tasks.overlap import measure_overlap
 from tasks.register import DATA_URL
 from tasks.settings import load
-from vitcore.data.manifest import Dataset
-from vitcore.data.overlap import find
+from vitcore.data.audit.overlap import find
+from vitcore.data.dataset.manifest import Dataset
 from vitcore.evals.outcomes import Outcomes
 
 MODEL = SimpleNamespace(card=SimpleNamespace(recipe=None))

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitcore.data.batch import Batch, to_inputs
-from vitcore.data.loader import EvalLoader
-from vitcore.data.manifest import Dataset
+from vitcore.data.dataset.manifest import Dataset
+from vitcore.data.loading.batch import Batch, to_inputs
+from vitcore.data.loading.loader import EvalLoader
 from vitcore.errors import RequestError, WorkError
 from vitcore.evals.metrics import IntArray
 from vitcore.evals.outcomes import Outcomes

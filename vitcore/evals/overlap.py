@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vitcore.data.manifest import Dataset
-from vitcore.data.overlap import Overlap
+from vitcore.data.audit.overlap import Overlap
+from vitcore.data.dataset.manifest import Dataset
 from vitcore.evals.classify import sample_keys
 from vitcore.evals.outcomes import Outcomes
 from vitcore.evals.report import TrainingOverlap, score

@@ -11,9 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from vitcore.data.decode import BadSampleError, decode
-from vitcore.data.manifest import Dataset
-from vitcore.data.reader import Reader
+from vitcore.data.dataset.manifest import Dataset
+from vitcore.data.reading.decode import BadSampleError, decode
+from vitcore.data.reading.reader import Reader
 from vitcore.evals import style
 
 MOST = 24
@@ -31,7 +31,7 @@ def pairs_figure(left: Dataset, right: Dataset, pairs: pa.Table, title: str, mos
     Args:
         left: dataset of the first photograph of each pair.
         right: dataset of the second one.
-        pairs: of the schema `vitcore.data.audit.PAIRS`, nearest first.
+        pairs: of the schema `vitcore.data.audit.audit.PAIRS`, nearest first.
         title: above the sheet.
         most: pairs to show.
     """

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vitcore.data.augment import default_resize, evaluation_view
-from vitcore.data.decode import Photograph
+from vitcore.data.loading.augment import default_resize, evaluation_view
+from vitcore.data.reading.decode import Photograph
 from vitcore.models.pretrained import ModelCard, Pretrained
 from vitcore.objectives.objective import Normalize
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vitcore.data.batch import Inputs
+from vitcore.data.loading.batch import Inputs
 from vitcore.models.classifier import Classifier
 from vitcore.objectives.objective import Objective, Terms, class_weights, mixed_targets, soft_cross_entropy
 from vitcore.recipe import ClassifyConfig

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitcore.data.batch import Inputs
+from vitcore.data.loading.batch import Inputs
 from vitcore.errors import RequestError
 from vitcore.models.classifier import Classifier
 from vitcore.models.deit import DeiT

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitcore.data.batch import Inputs
+from vitcore.data.loading.batch import Inputs
 from vitcore.models.classifier import Classifier
 from vitcore.recipe import NormalizeConfig
 

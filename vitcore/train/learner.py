@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vitcore import objectives
-from vitcore.data.blocks import CacheConfig
-from vitcore.data.manifest import Dataset
+from vitcore.data.dataset.manifest import Dataset
+from vitcore.data.reading.blocks import CacheConfig
 from vitcore.duration import parse
 from vitcore.errors import RequestError
 from vitcore.models import Classifier, adapt, build

@@ -18,8 +18,8 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from vitcore import storage
-from vitcore.data.batch import Batch, to_inputs
-from vitcore.data.loader import TrainLoader
+from vitcore.data.loading.batch import Batch, to_inputs
+from vitcore.data.loading.loader import TrainLoader
 from vitcore.duration import parse
 from vitcore.errors import WorkError
 from vitcore.models.pretrained import save_pretrained

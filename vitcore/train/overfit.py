@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vitcore.data.loader import TrainLoader
+from vitcore.data.loading.loader import TrainLoader
 from vitcore.errors import WorkError
 from vitcore.recipe import ParentConfig, Recipe, apply_overrides
 from vitcore.sink import Sink

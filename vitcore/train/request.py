@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vitcore.data.manifest import Dataset, DatasetRef
-from vitcore.data.mixture import Mixture
+from vitcore.data.dataset.manifest import Dataset, DatasetRef
+from vitcore.data.loading.mixture import Mixture
 from vitcore.duration import parse
 from vitcore.errors import RequestError
 from vitcore.recipe import Compute, Config, Recipe

@@ -7,8 +7,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from vitcore.data.batch import to_inputs
-from vitcore.data.loader import EvalLoader
+from vitcore.data.loading.batch import to_inputs
+from vitcore.data.loading.loader import EvalLoader
 from vitcore.train.learner import Learner
 
 

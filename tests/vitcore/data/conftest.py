@@ -13,8 +13,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from vitcore.data.index import SCHEMA, encode, rows_digest
-from vitcore.data.manifest import Dataset, Manifest, Shard, SplitInfo, publish
+from vitcore.data.dataset.index import SCHEMA, encode, rows_digest
+from vitcore.data.dataset.manifest import Dataset, Manifest, SplitInfo, publish
+from vitcore.data.dataset.shard import Shard
 
 MakeDataset = Callable[..., Dataset]
 

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitcore.data.batch import Batch
-from vitcore.data.decode import BadSampleError
-from vitcore.data.edit import edit
-from vitcore.data.ingest import ingest
+from vitcore.data.dataset.edit import edit
+from vitcore.data.dataset.manifest import Dataset
+from vitcore.data.ingest.ingest import ingest
 from vitcore.data.ingest_config import IngestConfig
-from vitcore.data.loader import EvalLoader, TrainLoader
-from vitcore.data.manifest import Dataset
-from vitcore.data.reader import Reader
+from vitcore.data.loading.batch import Batch
+from vitcore.data.loading.loader import EvalLoader, TrainLoader
+from vitcore.data.reading.decode import BadSampleError
+from vitcore.data.reading.reader import Reader
 from vitcore.errors import WorkError
 from vitcore.recipe import DataConfig
 

@@ -20,9 +20,9 @@ import webdataset
 from PIL import Image
 from webdataset.tariterators import tar_file_expander
 
-from vitcore.data.ingest import ingest
+from vitcore.data.dataset.manifest import Dataset
+from vitcore.data.ingest.ingest import ingest
 from vitcore.data.ingest_config import IngestConfig, SplitFractions
-from vitcore.data.manifest import Dataset
 
 CLASSES = ("cat", "dog", "owl")
 CONFIG = IngestConfig(shard_mb=0.03, splits=SplitFractions(train=0.7, val=0.3, test=0))

@@ -23,18 +23,19 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.s3 import KEY, S3, SECRET
+from tests.vitcore.data.loading.test_loader import assert_equal
 from tests.vitcore.data.tars import labelled, picture, write_webdataset
-from tests.vitcore.data.test_loader import assert_equal
 from vitcore import storage
-from vitcore.data.batch import Batch
-from vitcore.data.blocks import CacheConfig
-from vitcore.data.check import check
-from vitcore.data.findings import fit
-from vitcore.data.ingest import Mode, ingest
+from vitcore.data.dataset.manifest import Dataset, DatasetRef
+from vitcore.data.ingest.ingest import ingest
+from vitcore.data.ingest.mode import Mode
 from vitcore.data.ingest_config import IngestConfig, SplitFractions
-from vitcore.data.loader import EvalLoader, TrainLoader
-from vitcore.data.manifest import Dataset, DatasetRef
-from vitcore.data.reader import Reader
+from vitcore.data.loading.batch import Batch
+from vitcore.data.loading.loader import EvalLoader, TrainLoader
+from vitcore.data.maintenance.check import check
+from vitcore.data.maintenance.findings import fit
+from vitcore.data.reading.blocks import CacheConfig
+from vitcore.data.reading.reader import Reader
 from vitcore.errors import WorkError
 from vitcore.recipe import AugmentConfig, DataConfig, Recipe
 from vitcore.sink import NullSink

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from vitcore.data.ingest import ingest
+from vitcore.data.dataset.manifest import Dataset
+from vitcore.data.ingest.ingest import ingest
 from vitcore.data.ingest_config import IngestConfig, SplitFractions
-from vitcore.data.manifest import Dataset
 from vitcore.errors import RequestError
 from vitcore.evals.classify import match_classes, predict, throughput
 from vitcore.evals.outcomes import concat

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vitcore.data.audit import AuditConfig
-from vitcore.data.overlap import COPIES, Overlap, OverlapSummary
+from vitcore.data.audit.audit import AuditConfig
+from vitcore.data.audit.overlap import COPIES, Overlap, OverlapSummary
 from vitcore.evals import overlap as module
 from vitcore.evals import style
 from vitcore.evals.outcomes import Outcomes

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitcore.data.batch import Inputs
+from vitcore.data.loading.batch import Inputs
 from vitcore.errors import RequestError
 from vitcore.models import build as build_model
 from vitcore.models.classifier import Classifier

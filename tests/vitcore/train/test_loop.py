@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vitcore.data.batch import Batch, Inputs, to_inputs
+from vitcore.data.loading.batch import Batch, Inputs, to_inputs
 from vitcore.errors import RequestError, WorkError
 from vitcore.models import load_pretrained, save_pretrained
 from vitcore.recipe import CnnConfig, DeitConfig, DistillConfig, Recipe, VitConfig, apply_overrides

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vitcore.data.manifest import Dataset, publish
+from vitcore.data.dataset.manifest import Dataset, publish
 from vitcore.errors import RequestError
 from vitcore.models import load_pretrained
 from vitcore.recipe import Recipe, apply_overrides

@@ -1,0 +1,1 @@
+"""Copies: exact and near, inside a dataset and between datasets."""

@@ -1,0 +1,1 @@
+"""A published dataset: versions, indexes, and how a version follows from another."""
