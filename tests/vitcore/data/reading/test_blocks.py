@@ -205,7 +205,7 @@ def test_a_block_that_never_fits_does_not_hold_up_the_others(
     remote: Dataset, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("arena", "blocks"):
-        monkeypatch.setattr(f"vitcore.data.{module}.PAGE", 1024)
+        monkeypatch.setattr(f"vitcore.data.reading.{module}.PAGE", 1024)
     with Reader(remote, "train", cache=CacheConfig(limit=8 * 1024)) as reader:
         reader.expect((0, 0, 0), rows(0, 30))
         reader.expect((1, 0, 0), rows(31, 34))
