@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,7 +20,8 @@ from vitcore.data.ingest import ledger
 from vitcore.data.ingest.convert import estimate, quiet
 from vitcore.data.ingest.parallel import Mapper
 
-_CHUNK = 2048  # photographs of a piece of work
+_CHUNK = 64, 2048  # fewest and most photographs of a piece of work
+_PIECES = 8  # pieces that a small corpus is read in
 _FETCHERS = 16  # photographs fetched at once from a store, where latency bounds it
 _PLACE = ("url", "start", "stop", "column")
 
@@ -53,7 +55,8 @@ def examine(
     """
     glances: list[Glance | None] = [None] * len(corpus) if fresh else _recall(url, corpus)
     unread = np.asarray([place for place, glance in enumerate(glances) if glance is None], np.int64)
-    chunks = [unread[start : start + _CHUNK] for start in range(0, len(unread), _CHUNK)]
+    size = int(np.clip(math.ceil(len(unread) / _PIECES), *_CHUNK))
+    chunks = [unread[start : start + size] for start in range(0, len(unread), size)]
     places = corpus.listing.select(_PLACE)
     done = len(glances) - len(unread)
     work = partial(_glance_all, resize=resize)
