@@ -54,7 +54,7 @@ def edit(at: str | DatasetRef, table: str, *, delete: bool = False) -> DatasetRe
     revision = revise(rows, dataset.manifest.classes, said, np.ones(len(rows.table), bool))
     if not revision.edited:
         return dataset.ref
-    return _publish(dataset, revision, f"{revision.edited} edited by {PurePosixPath(table).name}")
+    return publish(dataset, revision, f"{revision.edited} edited by {PurePosixPath(table).name}")
 
 
 def leave_out(dataset: Dataset, rows: Rows, reasons: Mapping[int, str]) -> DatasetRef:
@@ -72,12 +72,17 @@ def leave_out(dataset: Dataset, rows: Rows, reasons: Mapping[int, str]) -> Datas
     gone, before = listed(rows.table.take(pa.array(reasons.keys())), list(reasons.values())), load(dataset)
     new = gone.filter(pc.invert(pc.is_in(gone.column("origin"), before.column("origin"))))
     revision = revise(rows, dataset.manifest.classes, {}, stays, keep_classes=True)
-    return _publish(dataset, revision, f"{len(gone)} left out", pa.concat_tables([before, new]))
+    return publish(dataset, revision, f"{len(gone)} left out", pa.concat_tables([before, new]))
 
 
-def _publish(
+def publish(
     dataset: Dataset, revision: revisions.Revision, change: str, excluded: pa.Table | None = None
 ) -> DatasetRef:
+    """Publish what was made of a version, with all that is not said anew as it was.
+
+    Raises:
+        WorkError: the disk is full, the store does not answer, or somebody else published meanwhile.
+    """
     have = dataset.manifest
     try:
         return revisions.publish(

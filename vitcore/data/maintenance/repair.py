@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from vitcore import storage
 from vitcore.data.corpus.tarwalk import Stream
-from vitcore.data.dataset import revision
+from vitcore.data.dataset.edit import publish
 from vitcore.data.dataset.index import encode
 from vitcore.data.dataset.manifest import FOLDER, Dataset, DatasetRef
 from vitcore.data.dataset.revision import revise
@@ -232,19 +232,8 @@ def _publish(dataset: Dataset, mended: Mapping[tuple[str, Shard], _Mended]) -> D
         for split, shard in rows.shards
     ]
     changed = revise(rows, dataset.manifest.classes, {}, np.concatenate(stays), keep_classes=True)
-    have = dataset.manifest
     lost = sum(one.lost for one in mended.values())
-    return revision.publish(
-        dataset.url,
-        changed,
-        dataset,
-        fields=have.fields,
-        source=have.source,
-        settings=have.settings,
-        change=f"{lost} damaged photographs of {len(mended)} shards left out",
-        rejects=have.rejects,
-        rejects_file=have.rejects_file,
-    )
+    return publish(dataset, changed, f"{lost} damaged photographs of {len(mended)} shards left out")
 
 
 class _Remains(Dataset):
