@@ -60,21 +60,21 @@ for step in steps * 5:
     order = LaneOrder(sizes, lanes=lanes_, window=window, seed=0)
     began = time.perf_counter()
     for lane in lanes:
-        order.views(lane, step * size, step * size + size)
+        order.run(lane, step * size, step * size + size)
     order_ms.append(1e3 * (time.perf_counter() - began))
     order = LaneOrder(sizes, lanes=lanes_, window=window, seed=0)
     look = LookAhead(order, reader, uses=1)
     began = time.perf_counter()
     batch = [(row, look.advance(lane, step * size + n))
              for lane in lanes
-             for n, row in enumerate(order.views(lane, step * size, step * size + size).samples.tolist())]
+             for n, row in enumerate(order.run(lane, step * size, step * size + size)[1].tolist())]
     ahead_ms.append(1e3 * (time.perf_counter() - began))
     for row, span in batch:
         reader.read(row, span)
     batch_ms.append(1e3 * (time.perf_counter() - began))
 for step in range(steps[-1], steps[-1] + 300):
     for lane in lanes:
-        for n, row in enumerate(order.views(lane, step * size, step * size + size).samples.tolist()):
+        for n, row in enumerate(order.run(lane, step * size, step * size + size)[1].tolist()):
             reader.read(row, look.advance(lane, step * size + n))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 print(json.dumps({"imported": imported, "listed": listed - imported, "read": resident() - imported,

@@ -20,7 +20,6 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,17 +31,6 @@ Ints = NDArray[np.int64]
 _LANE_SLOTS = 8  # fewest slots of a default lane: Mixup pairs them, and reads of a lane are local
 _FLAT_SHARDS = 4096  # up to here an epoch's shards are permuted at once, in well under a millisecond
 _EPOCHS_KEPT = 8
-
-
-class Views(NamedTuple):
-    """What a run of a lane's views shows; three int64 arrays of one length."""
-
-    epochs: Ints
-    """Epoch each view belongs to, from 0."""
-    samples: Ints
-    """Row of the sample in its split's index."""
-    repeats: Ints
-    """Which of the sample's repeats it is, from 0 (repeated augmentation)."""
 
 
 def keyed(purpose: str, *numbers: int) -> np.random.Philox:
@@ -112,7 +100,6 @@ class LaneOrder:
         window: samples of a lane shuffled together.
         seed: `train.seed`.
         source: number of the source in a mixture.
-        repeats: R; views v·R … v·R + R−1 of a lane show its sample v.
     """
 
     def __init__(
@@ -123,7 +110,6 @@ class LaneOrder:
         window: int,
         seed: int,
         source: int = 0,
-        repeats: int = 1,
     ) -> None:
         self._shards = _Shards(np.asarray(shard_sizes, np.int64))
         self.samples = self._shards.total
@@ -131,20 +117,11 @@ class LaneOrder:
             raise RequestError(f"{lanes} lanes cannot share {self.samples} samples: set data.lanes between 1 and that")
         self.lanes = lanes
         self.window = window
-        self.repeats = repeats
         self._seed = seed
         self._source = source
         self._lock = threading.Lock()
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
         self._windows: dict[int, tuple[int, int, Ints]] = {}
-
-    def views(self, lane: int, start: int, stop: int) -> Views:
-        """Views [start, stop) of a lane."""
-        views = np.arange(start, stop, dtype=np.int64)
-        first = start // self.repeats
-        epochs, samples = self.run(lane, first, (stop - 1) // self.repeats + 1)
-        place = views // self.repeats - first
-        return Views(epochs[place], samples[place], views % self.repeats)
 
     def run(self, lane: int, start: int, stop: int) -> tuple[Ints, Ints]:
         """Epochs and index rows of samples [start, stop) of a lane, counted over all its epochs."""
