@@ -15,12 +15,11 @@ from tasks.progress import Track
 from tasks.settings import Settings
 from tasks.stages import StagePlan
 from tasks.story import tell, track
-from vitcore import storage
 from vitcore.data.corpus.sources import recognise
 from vitcore.data.dataset import edit as edits
 from vitcore.data.dataset import manifest
 from vitcore.data.dataset.manifest import Dataset, DatasetRef
-from vitcore.data.ingest.ingest import ingest, plan
+from vitcore.data.ingest.ingest import existing, ingest, plan
 from vitcore.data.ingest.mode import Mode
 from vitcore.data.ingest.parallel import threads
 from vitcore.data.ingest_config import IngestConfig
@@ -58,9 +57,7 @@ def plan_ingest(source: str, url: str, config: IngestConfig, *, mode: Mode) -> t
         reason = f"{len(found.tars.tars)} tars to adopt as they stand; those that were read before are not read again"
         return StagePlan("ingest", "", "run", reason), None
     planned = plan(found, url, config, mode=mode)
-    known = None if mode.fresh else manifest.find(storage.absolute(url), planned.identity)
-    if planned.idle and planned.parent is not None and not mode.fresh:
-        known = planned.parent.ref
+    known = None if mode.fresh else existing(planned)
     if known is not None:
         return StagePlan("ingest", planned.identity, "done", f"{known.url} has version {known.digest}"), known
     change = f"{planned.new} to add, {planned.revision.edited} to edit, {planned.gone} to leave out"

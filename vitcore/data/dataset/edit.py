@@ -106,11 +106,7 @@ def _read(table: str, *, delete: bool) -> dict[str, list[Any]]:
     suffix = PurePosixPath(url).suffix.lower()
     if suffix not in TABLES or not storage.exists(url):
         raise RequestError(f"{table} is no table that can be read; give a {', '.join(TABLES)} that exists")
-    opened = TABLES[suffix](storage.read(url))
-    cells: dict[str, list[Any]] = {name: [] for name in opened.names}
-    for _, columns in opened.pieces(opened.names):
-        for name, values in columns.items():
-            cells[name].extend(values)
+    cells = TABLES[suffix](storage.read(url)).to_pydict()
     if not {"key", "source"} & cells.keys():
         raise RequestError(f"{table} has no column key or source, which name samples; it has: {', '.join(cells)}")
     if not delete and not _COLUMNS.keys() & cells.keys():

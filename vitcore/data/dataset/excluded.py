@@ -38,6 +38,12 @@ def load(dataset: Dataset | None) -> pa.Table:
     return decode(storage.read(storage.join(dataset.url, dataset.manifest.excluded)))
 
 
+def reasons(dataset: Dataset | None) -> dict[bytes, str]:
+    """Why a version leaves photographs out, by the SHA-256 of each."""
+    excluded = load(dataset)
+    return dict(zip(*(excluded.column(name).to_pylist() for name in ("origin", "reason")), strict=True))
+
+
 def save(url: str, excluded: pa.Table) -> str | None:
     """Keep a list under a name that its content gives it; returns the name, relative to the dataset's URL."""
     if not len(excluded):

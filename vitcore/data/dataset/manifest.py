@@ -110,6 +110,12 @@ class Dataset:
             raise RequestError(f"{at} {missing} (no {POINTER} there); publish one with: vit ingest SOURCE {at}")
         return cls(url, version, read_version(url, version))
 
+    @classmethod
+    def at(cls, url: str) -> Dataset | None:
+        """The current version at a URL; None where nothing was published."""
+        version = current(url)
+        return None if version is None else cls(url, version, read_version(url, version))
+
     @property
     def ref(self) -> DatasetRef:
         """URL and digest."""

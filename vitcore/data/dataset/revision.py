@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vitcore.data.corpus.listing import class_order
 from vitcore.data.dataset import manifest
-from vitcore.data.dataset.excluded import load, save
+from vitcore.data.dataset.excluded import save
 from vitcore.data.dataset.manifest import Dataset, DatasetRef, Manifest, SplitInfo
 from vitcore.data.dataset.moments import Moments
 from vitcore.data.dataset.rows import ROWS, Rows
@@ -176,7 +176,7 @@ def publish(
         rejects_file=rejects_file,
         parent=parent.digest if parent else None,
         change=change,
-        excluded=save(url, load(parent) if excluded is None else excluded),
+        excluded=(parent.manifest.excluded if parent else None) if excluded is None else save(url, excluded),
         license=license or (parent.manifest.license if parent else None),
     )
     return manifest.publish(url, version, lists, expected=parent.digest if parent else None, identity=identity)

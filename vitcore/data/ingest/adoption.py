@@ -12,7 +12,7 @@ from vitcore.data.corpus.tarsets import TarSet
 from vitcore.data.dataset import manifest
 from vitcore.data.dataset import revision as revisions
 from vitcore.data.dataset.edit import leave_out
-from vitcore.data.dataset.excluded import load
+from vitcore.data.dataset.excluded import reasons
 from vitcore.data.dataset.manifest import Dataset, DatasetRef
 from vitcore.data.dataset.revision import revise
 from vitcore.data.dataset.rows import Rows
@@ -34,15 +34,14 @@ def adopt_in_place(
         WorkError: more samples were rejected than the error budget allows, or somebody else published.
     """
     url = storage.absolute(url)
-    version = manifest.current(url)
-    parent = None if version is None else Dataset.open(DatasetRef(url=url, digest=version))
+    parent = Dataset.at(url)
     rows = Rows.of(parent) if mode.append and parent is not None else None
     before = parent.manifest.classes if rows is not None and parent is not None else ()
     tell = partial(progress, "read") if progress else None
     adopted = adopt(tars, url, config, mapper=mapper, before=before, progress=tell)
     done = manifest.find(url, adopted.identity) if rows is None else None
     if done is not None:
-        manifest.point(done.url, done.digest, expected=version)
+        manifest.point(done.url, done.digest, expected=parent.digest if parent else None)
         return done if mode.fresh else _still_out(done, parent)
     if rows is not None and parent is not None and set(adopted.fields) != set(parent.manifest.fields):
         have, give = ", ".join(parent.manifest.fields), ", ".join(adopted.fields)
@@ -72,11 +71,10 @@ def adopt_in_place(
 
 def _still_out(ref: DatasetRef, before: Dataset | None) -> DatasetRef:
     """The version without what the one before left out on purpose."""
-    excluded = load(before)
-    if not len(excluded):
+    why = reasons(before)
+    if not why:
         return ref
     dataset = Dataset.open(ref)
     rows = Rows.of(dataset)
-    why = dict(zip(*(excluded.column(name).to_pylist() for name in ("origin", "reason")), strict=True))
     origins = enumerate(rows.table.column("origin").to_pylist())
     return leave_out(dataset, rows, {place: why[origin] for place, origin in origins if origin in why})

@@ -90,8 +90,7 @@ def plan(
     if f"{url}/".startswith(f"{found.url}/"):
         raise RequestError(f"the dataset {url} would lie inside its source {found.url}; give another URL")
     corpus = read_corpus(found, config)
-    version = manifest.current(url)
-    parent = None if version is None else Dataset.open(DatasetRef(url=url, digest=version))
+    parent = Dataset.at(url)
     tell = partial(progress, "read") if progress else None
     glances = examine(corpus, url, config.resize, mapper, fresh=mode.fresh, progress=tell)
     return lay_out(url, corpus, glances, config, parent, append=mode.append, fresh=mode.fresh)
@@ -99,12 +98,17 @@ def plan(
 
 def known(planned: Plan) -> DatasetRef | None:
     """The version that holds what is planned, made the current one; None where there is none yet."""
-    if planned.idle and planned.parent is not None:
-        return planned.parent.ref
-    found = manifest.find(planned.url, planned.identity)
+    found = existing(planned)
     if found is not None:
         manifest.point(found.url, found.digest, expected=planned.parent.digest if planned.parent else None)
     return found
+
+
+def existing(planned: Plan) -> DatasetRef | None:
+    """The version that holds what is planned, current or not; None where there is none yet."""
+    if planned.idle and planned.parent is not None:
+        return planned.parent.ref
+    return manifest.find(planned.url, planned.identity)
 
 
 def finish(planned: Plan, *, mapper: Mapper, progress: Progress | None = None) -> DatasetRef:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from vitcore.data.audit.dedup import exact_copies
 from vitcore.data.corpus.listing import Corpus, Reject
-from vitcore.data.dataset.excluded import load
+from vitcore.data.dataset import excluded
 from vitcore.data.dataset.manifest import Dataset
 from vitcore.data.dataset.revision import Revision, Said, class_names, revise
 from vitcore.data.dataset.rows import ROWS, Rows
@@ -179,10 +179,9 @@ def _wanted(corpus: Corpus, glances: Sequence[Glance], config: IngestConfig) -> 
 
 def _without_excluded(wanted: pa.Table, parent: Dataset | None) -> tuple[pa.Table, list[Reject]]:
     """Leave out what a version before left out on purpose."""
-    excluded = load(parent)
-    if not len(excluded):
+    why = excluded.reasons(parent)
+    if not why:
         return wanted, []
-    why = dict(zip(*(excluded.column(name).to_pylist() for name in ("origin", "reason")), strict=True))
     reasons = [why.get(origin) for origin in wanted.column("origin").to_pylist()]
     sources = wanted.column("source").to_pylist()
     gone = [Reject(source, reason) for source, reason in zip(sources, reasons, strict=True) if reason is not None]
