@@ -17,6 +17,7 @@ from vitcore.data.dataset.manifest import Dataset, DatasetRef
 from vitcore.data.reading.reader import Reader
 from vitcore.evals.report import Report
 from vitcore.identity import digest
+from vitcore.models.described import described
 from vitcore.models.pretrained import Pretrained, load_pretrained
 from vitcore.recipe import Recipe
 
@@ -38,7 +39,6 @@ _SCORES = {
     "auroc": "AUROC",
     "ece": "expected calibration error",
 }
-_KINDS = {"vit": "ViT", "deit": "DeiT", "cnn": "CNN"}
 
 
 def provenance(recipe: Recipe, data: DatasetRef, init: ModelRef | None, teacher: ModelRef | None) -> dict[str, str]:
@@ -137,17 +137,12 @@ def _card(
 ) -> Card:
     card, recipe = model.card, model.card.recipe
     config = card.model
-    shape = (
-        f"{config.name}"
-        if config.kind == "cnn"
-        else f"patch {config.patch}, width {config.width}, depth {config.depth}"
-    )
     train = recipe.train if recipe else None
     terms = tags.get(DATA_LICENSE)
     return Card(
         name=name,
         task=f"Classifies photographs into {len(card.classes)} classes: {', '.join(card.classes[:10])}.",
-        architecture=f"{_KINDS[config.kind]}, {shape}",
+        architecture=described(config),
         classes=card.classes,
         parameters=sum(parameter.numel() for parameter in model.model.parameters()),
         image_size=card.image_size,

@@ -80,7 +80,7 @@ def predict(
         stop=stop,
         threads=threads,
     ) as batches:
-        samples, labels, logits, bad = _answer(pretrained.model, batches, autocast, stop - start, progress)
+        samples, labels, logits, bad = _answer(pretrained.classifier, batches, autocast, stop - start, progress)
     keys = sample_keys(dataset, split)
     return Outcomes(keys[samples].astype(np.str_), labels, logits[:, columns], classes, tuple(bad))
 

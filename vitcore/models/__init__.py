@@ -1,9 +1,11 @@
 """Models: build one from its configuration, adapt one, keep one, or load one by reference."""
 
-from vitcore.models.adapt import adapt, resize_position_embedding
+from vitcore.models.adapt import adapt
 from vitcore.models.build import build
 from vitcore.models.classifier import Classifier
 from vitcore.models.deit import DeiT
+from vitcore.models.model import Model
+from vitcore.models.positions import resize_position_embedding
 from vitcore.models.pretrained import ModelCard, Pretrained, load_pretrained, save_pretrained
 from vitcore.models.references import load_reference
 from vitcore.models.vit import VisionTransformer
@@ -11,6 +13,7 @@ from vitcore.models.vit import VisionTransformer
 __all__ = [
     "Classifier",
     "DeiT",
+    "Model",
     "ModelCard",
     "Pretrained",
     "VisionTransformer",

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TypeVar
 
 from vitcore.errors import RequestError
 from vitcore.models.build import build_with
 from vitcore.models.classifier import Classifier
-from vitcore.models.vit import VisionTransformer, grid_of
-from vitcore.recipe import CnnConfig
+from vitcore.models.model import Model
+
+M = TypeVar("M", bound=Model)
 
 
 def adapt(
-    model: Classifier,
+    model: M,
     *,
     num_classes: int | None = None,
     image_size: int | None = None,
     drop_path: float | None = None,
+    pooling: str | None = None,
     keep_head: bool = True,
-) -> Classifier:
+) -> M:
     """A new model with the weights of `model`, for other classes, another resolution or both.
 
     Position embeddings are interpolated. The head is carried over, unless the class count differs or `keep_head` is
@@ -29,42 +29,24 @@ def adapt(
 
     Args:
         model: left as it is; nothing is shared with it.
-        num_classes: default: the model's.
+        num_classes: default: the model's; 0 leaves the head away.
         image_size: pixels; default: the model's.
         drop_path: rate of stochastic depth; default: the model's.
+        pooling: what the head reads; default: as in the model.
         keep_head: false starts the head at zero although the class count is the same.
     Raises:
-        RequestError: an image size that the patch does not divide; a drop path for a CNN.
+        RequestError: an image size that the patch does not divide; a drop path or a pooling for a model without.
     """
-    config, classes = model.config, model.num_classes if num_classes is None else num_classes
+    classes = model.num_classes if num_classes is None else num_classes
     size = model.image_size if image_size is None else image_size
-    if drop_path is not None:
-        if isinstance(config, CnnConfig):
-            raise RequestError(f"model.drop_path is for transformers; leave it out for {config.name}")
-        config = config.model_copy(update={"drop_path": drop_path})
-    state = dict(model.state_dict())
-    if isinstance(model, VisionTransformer):
-        grid = grid_of(size, model.config.patch)
-        state["pos_embed"] = resize_position_embedding(state["pos_embed"], grid, prefix=model.num_prefix)
-    if not keep_head or classes != model.num_classes:
-        for name in model.head_parameters():
-            state[name] = state[name].new_zeros(classes, *state[name].shape[1:])
-    return build_with(config, state, num_classes=classes, image_size=size).train(model.training)
-
-
-def resize_position_embedding(positions_ND: Tensor, grid: int, *, prefix: int) -> Tensor:
-    """Position embeddings for a square grid of `grid` × `grid` patches, by antialiased bicubic interpolation.
-
-    Args:
-        positions_ND: (1, prefix + patches, D), of a square grid.
-        grid: patches along a side of the new image.
-        prefix: leading tokens that have no place in the grid; they are kept.
-    """
-    tokens_1TD, patches_1PD = positions_ND[:, :prefix], positions_ND[:, prefix:]
-    old = round(patches_1PD.shape[1] ** 0.5)
-    if old == grid:
-        return positions_ND
-    plane_1DYX = patches_1PD.float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
-    resized_1DYX = F.interpolate(plane_1DYX, size=(grid, grid), mode="bicubic", antialias=True)
-    resized_1PD = resized_1DYX.permute(0, 2, 3, 1).flatten(1, 2).to(positions_ND.dtype)
-    return torch.cat([tokens_1TD, resized_1PD], dim=1)
+    config = model.config
+    for field, value in {"drop_path": drop_path, "pooling": pooling}.items():
+        if value is None:
+            continue
+        if field not in type(config).model_fields:
+            raise RequestError(f"model.{field} is for transformers; leave it out for a {config.kind}")
+        config = config.model_copy(update={field: value})
+    adapted = build_with(config, model.state_for(size), num_classes=model.num_classes, image_size=size)
+    if isinstance(adapted, Classifier) and (not keep_head or classes != model.num_classes):
+        adapted.reset_head(classes)
+    return adapted.train(model.training)  # type: ignore[return-value]

@@ -11,37 +11,45 @@ from vitcore.errors import RequestError
 from vitcore.models.classifier import Classifier
 from vitcore.models.cnn import Cnn
 from vitcore.models.deit import DeiT
+from vitcore.models.model import Model
 from vitcore.models.vit import VisionTransformer
-from vitcore.recipe import CnnConfig, DeitConfig, VitConfig
+from vitcore.recipe import BackboneConfig, ClipConfig, CnnConfig, DeitConfig, ModelConfig, VitConfig
 
 _NAMED = 6
 
 
-def build(config: VitConfig | DeitConfig | CnnConfig, *, num_classes: int, image_size: int) -> Classifier:
+def build(config: ModelConfig, *, num_classes: int, image_size: int) -> Model:
     """A model with freshly drawn weights (from torch's global generator).
 
     Args:
         config: the architecture.
-        num_classes: length of a row of logits.
+        num_classes: length of a row of logits; 0: no head.
         image_size: height and width of an input, in pixels.
     Raises:
         RequestError: the configuration cannot be built (unknown network, patch that does not divide the image).
     """
+    assert not isinstance(config, ClipConfig)
+    return build_backbone(config, num_classes=num_classes, image_size=image_size)
+
+
+def build_backbone(config: BackboneConfig, *, num_classes: int, image_size: int) -> Classifier:
+    """The same for what sees images alone."""
     if isinstance(config, CnnConfig):
         return Cnn(config, num_classes, image_size)
     if isinstance(config, DeitConfig):
         return DeiT(config, num_classes, image_size)
+    assert isinstance(config, VitConfig)
     return VisionTransformer(config, num_classes, image_size)
 
 
 def build_with(
-    config: VitConfig | DeitConfig | CnnConfig,
+    config: ModelConfig,
     state: Mapping[str, Tensor],
     *,
     num_classes: int,
     image_size: int,
     source: str = "the weights",
-) -> Classifier:
+) -> Model:
     """A model that owns copies of the tensors of `state`; no random number is drawn.
 
     Floating tensors become float32. The model is built without memory first, so that an untrusted configuration

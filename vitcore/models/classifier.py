@@ -1,61 +1,50 @@
-"""What every model offers to objectives, the training loop and evaluation, whatever its architecture."""
+"""What every architecture that sees images alone offers to objectives, the training loop and evaluation."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 from torch import Tensor, nn
 
-from vitcore.recipe import CnnConfig, DeitConfig, VitConfig
+from vitcore.models.model import Model
+from vitcore.recipe import BackboneConfig
 
 
-class Classifier(nn.Module, ABC):
-    """Normalised images in, class logits out.
+class Classifier(Model):
+    """Features of an image, and with a head its class logits.
 
     Attributes:
-        config: the architecture, with the statistics (`mean`, `std`) its input is normalised with.
-        num_classes: K, length of a row of logits.
-        image_size: height and width of an input, in pixels.
-        num_layers: layer number of the head; see `layer_of`.
+        width: D, length of a row of features: of what the head reads.
     """
 
-    config: VitConfig | DeitConfig | CnnConfig
-    num_classes: int
-    image_size: int
-    num_layers: int
+    config: BackboneConfig
+    width: int
 
     @abstractmethod
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Logits (B, K) of normalised float images (B, 3, H, W)."""
-
-    @abstractmethod
-    def layer_of(self, name: str) -> int:
-        """Depth of the parameter `name`, from 0 (stem) to `num_layers` (head), for layer-wise learning rates.
-
-        Raises:
-            KeyError: the model has no such parameter.
-        """
-
-    @abstractmethod
-    def undecayed(self) -> set[str]:
-        """Names of the parameters of two and more dimensions that weight decay must leave alone."""
+        """Logits (B, K); without a head, the features (B, D) that one would read."""
 
     @abstractmethod
     def head_parameters(self) -> tuple[str, ...]:
-        """Names of the parameters whose first dimension is K."""
+        """Names of the parameters whose first dimension is K; none without a head."""
 
     @abstractmethod
     def reset_head(self, num_classes: int) -> None:
-        """Replace the head(s) in place by zero-initialised ones for `num_classes` classes."""
+        """Replace the head(s) in place by zero-initialised ones for `num_classes` classes; by none for 0."""
 
 
-def zero_linear(like: nn.Linear, num_classes: int) -> nn.Linear:
-    """A head of `num_classes` rows, all zero, where `like` stood.
+def make_head(width: int, num_classes: int) -> nn.Module:
+    """A linear head of `num_classes` rows; for 0 classes one that passes the features on."""
+    return nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+
+def zero_head(width: int, num_classes: int, like: nn.Parameter) -> nn.Module:
+    """A head whose rows are all zero, on the device and in the type of `like`.
 
     Fine-tuning starts from zero logits (2010.11929, section 3.2): the first steps move the new head before its random
     weights could disturb what was pre-trained.
     """
-    head = nn.Linear(like.in_features, num_classes, device=like.weight.device, dtype=like.weight.dtype)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
+    head = make_head(width, num_classes).to(like.device, like.dtype)
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
     return head

@@ -48,7 +48,10 @@ class Cnn(Classifier):
         super().__init__()
         self.config, self.num_classes, self.image_size = config, num_classes, image_size
         self.net = _lite0() if config.name == LITE0 else _torchvision(config.name)
-        self._head_path = [name for name, module in self.net.named_modules() if isinstance(module, nn.Linear)][-1]
+        self._head_path, last = [
+            (name, module) for name, module in self.net.named_modules() if isinstance(module, nn.Linear)
+        ][-1]
+        self.width = last.in_features
         self._place(self._head(num_classes))
         self._silence_own_dropout()
         self._layers = _layers(self.net)
@@ -56,7 +59,7 @@ class Cnn(Classifier):
         self.net.to(memory_format=torch.channels_last)  # 1.6 x faster to train on a CPU, and what tensor cores want
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Logits (B, K)."""
+        """Logits (B, K); features (B, D) without a head."""
         logits_BK: Tensor = self.net(images_BCHW.contiguous(memory_format=torch.channels_last))
         return logits_BK
 
@@ -70,24 +73,21 @@ class Cnn(Classifier):
 
     def head_parameters(self) -> tuple[str, ...]:
         """Weight and bias of the head."""
-        return (f"net.{self._head_path}.weight", f"net.{self._head_path}.bias")
+        return (f"net.{self._head_path}.weight", f"net.{self._head_path}.bias") if self.num_classes else ()
 
     def reset_head(self, num_classes: int) -> None:
         """Replace the head in place by a zero-initialised one."""
-        old = self.net.get_submodule(self._head_path)
-        assert isinstance(old, Head)
-        head = self._head(num_classes).to(old.weight.device, old.weight.dtype)
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
+        like = next(self.parameters())
+        head = self._head(num_classes).to(like.device, like.dtype)
+        for parameter in head.parameters():
+            nn.init.zeros_(parameter)
         self._place(head.train(self.training))
         self.num_classes = num_classes
 
-    def _head(self, num_classes: int) -> Head:
-        old = self.net.get_submodule(self._head_path)
-        assert isinstance(old, nn.Linear)
-        return Head(old.in_features, num_classes, self.config.dropout)
+    def _head(self, num_classes: int) -> nn.Module:
+        return Head(self.width, num_classes, self.config.dropout) if num_classes else nn.Identity()
 
-    def _place(self, head: Head) -> None:
+    def _place(self, head: nn.Module) -> None:
         parent, _, leaf = self._head_path.rpartition(".")
         setattr(self.net.get_submodule(parent), leaf, head)
 

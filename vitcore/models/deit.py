@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vitcore.models.classifier import zero_linear
+from vitcore.models.classifier import make_head, zero_head
 from vitcore.models.vit import INIT_STD, VisionTransformer
 from vitcore.recipe import DeitConfig
 
@@ -24,13 +24,14 @@ class DeiT(VisionTransformer):
     def __init__(self, config: DeitConfig, num_classes: int, image_size: int) -> None:
         super().__init__(config, num_classes, image_size)
         self.dist_token = nn.Parameter(torch.empty(1, 1, config.width))
-        self.head_dist = nn.Linear(config.width, num_classes)
+        self.head_dist = make_head(config.width, num_classes)
         nn.init.trunc_normal_(self.dist_token, std=INIT_STD)
-        nn.init.trunc_normal_(self.head_dist.weight, std=INIT_STD)
-        nn.init.zeros_(self.head_dist.bias)
+        if isinstance(self.head_dist, nn.Linear):
+            nn.init.trunc_normal_(self.head_dist.weight, std=INIT_STD)
+            nn.init.zeros_(self.head_dist.bias)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """The mean of both heads' logits (B, K)."""
+        """The mean of both heads' logits (B, K); of both tokens (B, D) without heads."""
         class_BK, distill_BK = self.heads(images_BCHW)
         return (class_BK + distill_BK) / 2
 
@@ -41,12 +42,13 @@ class DeiT(VisionTransformer):
 
     def head_parameters(self) -> tuple[str, ...]:
         """Weights and biases of both heads."""
-        return (*super().head_parameters(), "head_dist.weight", "head_dist.bias")
+        own = ("head_dist.weight", "head_dist.bias") if self.num_classes else ()
+        return (*super().head_parameters(), *own)
 
     def reset_head(self, num_classes: int) -> None:
         """Replace both heads in place by zero-initialised ones."""
         super().reset_head(num_classes)
-        self.head_dist = zero_linear(self.head_dist, num_classes)
+        self.head_dist = zero_head(self.width, num_classes, self.dist_token)
 
     def _prefix_tokens(self) -> int:
         return 2

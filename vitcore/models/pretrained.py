@@ -19,6 +19,7 @@ from vitcore import storage
 from vitcore.errors import RequestError
 from vitcore.models.build import build_with
 from vitcore.models.classifier import Classifier
+from vitcore.models.model import Model
 from vitcore.recipe import Config, ModelConfig, Recipe, parse
 
 WEIGHTS = "model.safetensors"
@@ -36,7 +37,7 @@ class ModelCard(Config):
     image_size: int
     """Height and width of an input, in pixels."""
     num_classes: int
-    """Length of a row of logits."""
+    """Length of a row of logits; 0 for a model without a head."""
     classes: tuple[str, ...] = ()
     """Name of each class; empty where they are not known."""
     recipe: Recipe | None = None
@@ -46,11 +47,18 @@ class ModelCard(Config):
     resize: int | None = None
     """Short side before the centre crop, in pixels; default: image size ÷ 0.875."""
 
-    @field_validator("image_size", "num_classes")
+    @field_validator("image_size")
     @classmethod
     def _positive(cls, value: int) -> int:
         if value < 1:
             raise ValueError("must be at least 1")
+        return value
+
+    @field_validator("num_classes")
+    @classmethod
+    def _not_negative(cls, value: int) -> int:
+        if value < 0:
+            raise ValueError("must be 0 or more")
         return value
 
     @model_validator(mode="after")
@@ -69,12 +77,23 @@ class _StoredCard(ModelCard):
 class Pretrained:
     """A model with weights (in evaluation mode), its card and the digest of its weights."""
 
-    model: Classifier
+    model: Model
     card: ModelCard
     digest: str
 
+    @property
+    def classifier(self) -> Classifier:
+        """The model as one that has class logits, or features to put a head on.
 
-def save_pretrained(folder: Path, model: Classifier, card: ModelCard) -> str:
+        Raises:
+            RequestError: it is an image and text model.
+        """
+        if not isinstance(self.model, Classifier):
+            raise RequestError(f"the model is a {self.card.model.kind}, not a classifier or backbone")
+        return self.model
+
+
+def save_pretrained(folder: Path, model: Model, card: ModelCard) -> str:
     """Write a model's folder, the card last; returns the digest of the weights.
 
     Raises:

@@ -17,9 +17,9 @@ from torch import Tensor
 from vitcore import storage
 from vitcore.errors import RequestError
 from vitcore.models.build import build_with
-from vitcore.models.classifier import Classifier
 from vitcore.models.cnn import LITE0, LITE0_MEAN, LITE0_STD, check_name
 from vitcore.models.interop import check_computation, from_timm, heads_of
+from vitcore.models.model import Model
 from vitcore.models.pretrained import ModelCard, Pretrained, load_pretrained, read_safetensors, weights_digest
 from vitcore.recipe import CnnConfig
 
@@ -147,7 +147,7 @@ def _cnn(
     return _pretrained(model, classes, resize)
 
 
-def _pretrained(model: Classifier, classes: tuple[str, ...], resize: int | None) -> Pretrained:
+def _pretrained(model: Model, classes: tuple[str, ...], resize: int | None) -> Pretrained:
     card = ModelCard(
         model=model.config,
         image_size=model.image_size,

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitcore.errors import RequestError
-from vitcore.models.classifier import Classifier, zero_linear
+from vitcore.models.classifier import Classifier, make_head, zero_head
+from vitcore.models.positions import resize_position_embedding
 from vitcore.recipe import VitConfig
 
 NORM_EPS = 1e-6
@@ -141,6 +142,7 @@ class VisionTransformer(Classifier):
     def __init__(self, config: VitConfig, num_classes: int, image_size: int) -> None:
         super().__init__()
         self.config, self.num_classes, self.image_size = config, num_classes, image_size
+        self.width = config.width
         self.grid = grid_of(image_size, config.patch)
         self.num_prefix = self._prefix_tokens()
         self.num_layers = config.depth + 1
@@ -152,11 +154,11 @@ class VisionTransformer(Classifier):
         growth = config.drop_path / max(config.depth - 1, 1)
         self.blocks = nn.ModuleList(Block(config, growth * depth) for depth in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.head = nn.Linear(config.width, num_classes)
+        self.head = make_head(config.width, num_classes)
         self._initialise()
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Logits (B, K).
+        """Logits (B, K); features (B, D) without a head.
 
         Where the head reads prefix tokens alone, only those leave the last block: its MLP, which would change
         patch tokens that nobody reads, is most of a block's work. Logits and gradients are the same.
@@ -207,13 +209,19 @@ class VisionTransformer(Classifier):
         """The position embedding and the prefix tokens."""
         return {name for name, _ in self.named_parameters(recurse=False)}
 
+    def state_for(self, image_size: int) -> dict[str, Tensor]:
+        """The state dict with position embeddings interpolated to the grid of another image size."""
+        state, grid = super().state_for(image_size), grid_of(image_size, self.config.patch)
+        state["pos_embed"] = resize_position_embedding(state["pos_embed"], grid, prefix=self.num_prefix)
+        return state
+
     def head_parameters(self) -> tuple[str, ...]:
         """Weight and bias of the head."""
-        return ("head.weight", "head.bias")
+        return ("head.weight", "head.bias") if self.num_classes else ()
 
     def reset_head(self, num_classes: int) -> None:
         """Replace the head in place by a zero-initialised one."""
-        self.head = zero_linear(self.head, num_classes)
+        self.head = zero_head(self.width, num_classes, self.pos_embed)
         self.num_classes = num_classes
 
     def _prefix_tokens(self) -> int:

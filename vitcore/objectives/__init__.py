@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-import torch
-
 from vitcore.errors import RequestError
 from vitcore.models.classifier import Classifier
+from vitcore.models.model import Model
 from vitcore.objectives.classify import Classify
 from vitcore.objectives.distill import Distill
-from vitcore.objectives.objective import Frozen, Objective, Terms
-from vitcore.recipe import ClassifyConfig, DistillConfig
+from vitcore.objectives.objective import Coupled, Embeddings, Frozen, Objective, Terms
+from vitcore.recipe import ClassifyConfig, DistillConfig, ObjectiveConfig
+from vitcore.world import World
 
-__all__ = ["Frozen", "Objective", "Terms", "build"]
+__all__ = ["Coupled", "Embeddings", "Frozen", "Objective", "Terms", "build"]
 
 
 def build(
-    config: ClassifyConfig | DistillConfig,
-    model: Classifier,
+    config: ObjectiveConfig,
+    model: Model,
     *,
     teacher: Classifier | None,
     class_counts: list[int],
-    device: torch.device,
+    world: World,
+    stored: bool = False,
 ) -> Objective:
-    """The objective of a recipe, on `device`.
+    """The objective of a recipe, on the world's device.
 
     Args:
         config: the recipe's objective.
-        model: the student; gives logits [S, K].
+        model: what is trained.
         teacher: gives logits [S, K] of the same classes in the same order; needed by ``distill`` alone.
         class_counts: samples a class in the training split, in the order of the dataset's classes.
-        device: where to compute.
+        world: this process's place among the workers.
+        stored: the teacher's outputs come with the batches, so that no teacher is needed.
     Raises:
-        RequestError: distillation without a teacher.
+        RequestError: distillation without a teacher, or the model is of a kind that the objective does not train.
     """
-    if isinstance(config, ClassifyConfig):
-        return Classify(config, model, class_counts, device)
-    if teacher is None:
-        raise RequestError("this recipe distils from a teacher; name one with --teacher")
-    return Distill(config, model, Frozen(teacher, device), class_counts, device)
+    if isinstance(config, ClassifyConfig | DistillConfig):
+        assert isinstance(model, Classifier)
+        if isinstance(config, ClassifyConfig):
+            return Classify(config, model, class_counts, world)
+        if teacher is None and not stored:
+            raise RequestError("this recipe distils from a teacher; name one with --teacher")
+        return Distill(config, model, None if teacher is None else Frozen(teacher, world.device), class_counts, world)
+    raise RequestError(f"the objective {config.kind} cannot train a {model.config.kind}")

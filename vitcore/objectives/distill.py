@@ -6,7 +6,6 @@ view; a student with one head learns both through it.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from vitcore.objectives.objective import (
     soft_cross_entropy,
 )
 from vitcore.recipe import DistillConfig
+from vitcore.world import World
 
 
 class Distill(Objective):
@@ -32,16 +32,16 @@ class Distill(Objective):
         self,
         config: DistillConfig,
         model: Classifier,
-        teacher: Frozen,
+        teacher: Frozen | None,
         class_counts: list[int],
-        device: torch.device,
+        world: World,
     ) -> None:
-        super().__init__(model, device)
+        super().__init__(model, world)
         if not 0 <= config.alpha <= 1:
             raise RequestError(f"objective.alpha is {config.alpha}; the teacher's share must lie between 0 and 1")
         self._config = config
         self._teacher = teacher
-        self._class_weight_K = class_weights(config.class_weight, class_counts, device)
+        self._class_weight_K = class_weights(config.class_weight, class_counts, world.device)
 
     def forward(self, inputs: Inputs) -> Terms:
         """See `Objective.forward`."""
@@ -50,7 +50,7 @@ class Distill(Objective):
             class_SK, distill_SK = self.model.heads(normalised)
         else:
             class_SK = distill_SK = self.model(normalised)
-        teacher_SK = self._teacher(inputs.images_SCHW).float()
+        teacher_SK = self._told(inputs, class_SK.shape[1])
         target_SK = mixed_targets(inputs, class_SK.shape[1], self._config.label_smoothing)
         label_S = soft_cross_entropy(class_SK, target_SK, self._class_weight_K)
         teacher_S = self._teacher_term(distill_SK, teacher_SK)
@@ -68,6 +68,13 @@ class Distill(Objective):
                 "teacher_agreement": (weights_S * agree_S).sum(),
             },
         )
+
+    def _told(self, inputs: Inputs, classes: int) -> Tensor:
+        """The teacher's logits [S, K] for the (mixed) views: replayed where they were stored, else asked for."""
+        if inputs.teacher is not None:
+            return inputs.teacher.dense(classes)
+        assert self._teacher is not None, "neither a teacher nor its outputs"
+        return self._teacher(inputs.images_SCHW).float()
 
     def _teacher_term(self, distill_SK: Tensor, teacher_SK: Tensor) -> Tensor:
         """Eq. 3 (hard: cross-entropy with the teacher's decision) or eq. 2 (soft: τ² · KL), one value [S] a slot."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from vitcore import storage
 from vitcore.errors import RequestError
 
-FORMAT = 1
+FORMAT = 2
 _PREFIX = "step-"
 _MODEL = "model-"
 
@@ -80,8 +80,9 @@ class CheckpointStore:
             if commit is None:
                 continue
             if commit["format"] != FORMAT:
+                remedy = "upgrade" if commit["format"] > FORMAT else "train it anew, with --fresh"
                 raise RequestError(
-                    f"{self.url}/{name} has format {commit['format']}; this release reads {FORMAT}: upgrade"
+                    f"{self.url}/{name} has format {commit['format']}; this release reads {FORMAT}: {remedy}"
                 )
             if commit["identity"] != self._identity:
                 raise RequestError(

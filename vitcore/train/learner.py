@@ -15,10 +15,11 @@ from vitcore.data.reading.blocks import CacheConfig
 from vitcore.duration import parse
 from vitcore.errors import RequestError
 from vitcore.models import Classifier, adapt, build
+from vitcore.models.model import Model
 from vitcore.models.pretrained import ModelCard, Pretrained
 from vitcore.models.references import load_reference
 from vitcore.objectives import Objective
-from vitcore.recipe import ParentConfig, Recipe
+from vitcore.recipe import LabelConfig, ParentConfig, Recipe
 from vitcore.train.checkpoint import Progress
 from vitcore.train.ema import Ema
 from vitcore.train.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors
@@ -67,17 +68,17 @@ class Learner:
         )
         self.precision: Precision = choose(compute.precision, capabilities)
         self.classes = self.mixture.classes
-        model = _student(request, self.classes)
+        """Of the datasets; what the model has a row of logits for, where the objective learns from labels."""
         self.objective: Objective = objectives.build(
             recipe.objective,
-            model,
+            _student(request, self.classes),
             teacher=_teacher(request, self.classes),
             class_counts=self.mixture.class_counts(recipe.data.train_split),
-            device=world.device,
+            world=world,
         )
         if should_compile(compute.compile, capabilities):
             self.objective.compile()
-        self.optimizer = build_optimizer(self.objective.model, recipe.optim)
+        self.optimizer = build_optimizer(self.objective, recipe.optim)
         decay = recipe.train.ema_decay
         self.ema = None if decay is None else Ema(self.objective.model, decay)
         self.wrapped: nn.Module = (
@@ -105,12 +106,12 @@ class Learner:
 
     def card(self) -> ModelCard:
         """What has to be known to use the weights."""
-        recipe = self.request.recipe
+        recipe, product = self.request.recipe, self.objective.product
         return ModelCard(
-            model=self.objective.model.config,
-            image_size=recipe.data.image_size,
-            num_classes=len(self.classes),
-            classes=self.classes,
+            model=product.config,
+            image_size=product.image_size,
+            num_classes=product.num_classes,
+            classes=self.classes if product.num_classes else (),
             recipe=recipe,
             dataset=self.dataset.digest,
             resize=recipe.eval.resize,
@@ -121,13 +122,14 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _student(request: TrainRequest, classes: tuple[str, ...]) -> Classifier:
+def _student(request: TrainRequest, classes: tuple[str, ...]) -> Model:
     """The model to train: built anew, or carried over from `request.init` to this dataset and resolution."""
     recipe = request.recipe
+    num_classes = len(classes) if isinstance(recipe.objective, LabelConfig) else 0
     if request.init is None:
         if isinstance(recipe.model, ParentConfig):
             raise RequestError(f"recipe {recipe.name!r} continues another model; name it with --model")
-        return build(recipe.model, num_classes=len(classes), image_size=recipe.data.image_size)
+        return build(recipe.model, num_classes=num_classes, image_size=recipe.data.image_size)
     parent = load_reference(request.init)
     if not isinstance(recipe.model, ParentConfig) and recipe.model.kind != parent.card.model.kind:
         raise RequestError(
@@ -136,7 +138,7 @@ def _student(request: TrainRequest, classes: tuple[str, ...]) -> Classifier:
         )
     return adapt(
         parent.model,
-        num_classes=len(classes),
+        num_classes=num_classes,
         image_size=recipe.data.image_size,
         drop_path=getattr(recipe.model, "drop_path", None),
         keep_head=parent.card.classes == classes,
@@ -152,4 +154,4 @@ def _teacher(request: TrainRequest, classes: tuple[str, ...]) -> Classifier | No
             f"the teacher {request.teacher} was trained on other classes than this dataset's "
             f"({len(teacher.card.classes)} against {len(classes)}); fine-tune it on this dataset first"
         )
-    return teacher.model
+    return teacher.classifier

@@ -15,19 +15,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from vitcore import storage
-from vitcore.data.loading.batch import Batch, to_inputs
+from vitcore.data.loading.batch import Batch
 from vitcore.data.loading.loader import TrainLoader
 from vitcore.duration import parse
 from vitcore.errors import WorkError
 from vitcore.models.pretrained import save_pretrained
-from vitcore.objectives import Terms
 from vitcore.sink import NullSink, Sink
+from vitcore.train.accumulate import accumulate
 from vitcore.train.checkpoint import CheckpointStore
 from vitcore.train.learner import Learner
-from vitcore.train.optim import learning_rate, scale_and_clip, set_learning_rate
+from vitcore.train.optim import learning_rate, scale_and_clip, set_schedule, weight_decay
 from vitcore.train.request import TrainRequest, TrainResult, open_dataset
 from vitcore.train.validate import better, validate
 from vitcore.world import World
@@ -138,8 +137,11 @@ def optimise(learner: Learner, batch: Batch, *, want_checkpoint: bool = False, w
     rate = learning_rate(
         learner.request.recipe.optim, progress.step, warmup=learner.plan.warmup, total=learner.plan.total
     )
-    set_learning_rate(learner.optimizer, rate)
-    names, sums = _accumulate(learner, batch)
+    decay = weight_decay(learner.request.recipe.optim, progress.step, total=learner.plan.total)
+    set_schedule(learner.optimizer, rate, decay)
+    learner.objective.before_step(progress.step, learner.plan.total)
+    names, sums = accumulate(learner, batch)
+    learner.objective.before_update(progress.step, learner.plan.total)
     flags = torch.tensor([len(batch.bad), float(want_checkpoint and world.is_main)], device=world.device)
     waits = torch.zeros(world.size, device=world.device)
     waits[world.rank] = wait_s
@@ -161,25 +163,6 @@ def optimise(learner: Learner, batch: Batch, *, want_checkpoint: bool = False, w
     metrics = {"loss": loss_sum / weight, "lr": rate, "grad_norm": norm}
     metrics |= {name: value / weight for name, value in zip(names, metric_sums, strict=True)}
     return Update(metrics, not healthy, bad, checkpoint, waits_s)
-
-
-def _accumulate(learner: Learner, batch: Batch) -> tuple[list[str], torch.Tensor]:
-    """Forward and backward over micro-batches; returns metric names and [Σ loss, Σ weight, Σ metric…]."""
-    micros = list(batch.micro(learner.request.compute.microbatch))
-    names: list[str] = []
-    totals: torch.Tensor | None = None
-    for index, micro in enumerate(micros):
-        wrapped = learner.wrapped
-        hold = isinstance(wrapped, DistributedDataParallel) and index < len(micros) - 1
-        with wrapped.no_sync() if hold else nullcontext():  # type: ignore[operator]
-            with learner.precision.autocast():
-                terms: Terms = wrapped(to_inputs(micro, learner.world.device))
-            terms.loss.backward()  # type: ignore[no-untyped-call]
-        names = sorted(terms.metrics)
-        part = torch.stack([terms.loss.detach(), terms.weight, *(terms.metrics[name] for name in names)]).float()
-        totals = part if totals is None else totals + part
-    assert totals is not None
-    return names, totals
 
 
 def _account(learner: Learner, update: Update, sink: Sink) -> None:
@@ -215,18 +198,19 @@ def _validate_and_keep(learner: Learner, store: CheckpointStore, sink: Sink) -> 
             progress.best_step, progress.best_metrics = progress.step, metrics
             if learner.world.is_main:
                 publish_model(learner, store.model_url(progress.step))
-            sink.event(progress.step, "best", f"{recipe.eval.metric} {metrics[recipe.eval.metric]:.4f}")
+            if recipe.validates:
+                sink.event(progress.step, "best", f"{recipe.eval.metric} {metrics[recipe.eval.metric]:.4f}")
     return {f"val/{name}": value for name, value in metrics.items()}
 
 
 def publish_model(learner: Learner, url: str) -> None:
     """Write the current weights as a pretrained folder under `url`, the config last."""
     if storage.is_local(url):
-        save_pretrained(storage.local_path(url), learner.objective.model, learner.card())
+        save_pretrained(storage.local_path(url), learner.objective.product, learner.card())
         return
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        save_pretrained(folder, learner.objective.model, learner.card())
+        save_pretrained(folder, learner.objective.product, learner.card())
         for name in ("model.safetensors", "config.json"):
             storage.write(storage.join(url, name), (folder / name).read_bytes())
 

@@ -46,12 +46,13 @@ class TrainResult(Config):
 
 
 def open_dataset(recipe: Recipe, ref: DatasetRef) -> Dataset:
-    """A dataset version with the splits and labels that a recipe needs.
+    """A dataset version with the splits, labels and captions that a recipe needs.
 
     Raises:
-        RequestError: a split is missing or empty, or the dataset has no labels.
+        RequestError: a split is missing or empty, or the dataset has no labels or captions where they are needed.
     """
-    return _opened(ref, recipe.data.train_split, recipe.eval.split)
+    validation = (recipe.eval.split,) if recipe.validates else ()
+    return _opened(recipe, ref, recipe.data.train_split, *validation)
 
 
 def open_mixture(recipe: Recipe, dataset: Dataset, refs: Sequence[DatasetRef]) -> Mixture:
@@ -61,7 +62,7 @@ def open_mixture(recipe: Recipe, dataset: Dataset, refs: Sequence[DatasetRef]) -
         RequestError: a split is missing or empty, a dataset has no labels, the weights are not as many as the datasets,
             or the recipe counts in epochs, which a mixture does not have.
     """
-    mixture = Mixture([dataset, *(_opened(ref, recipe.data.train_split) for ref in refs)], recipe.data.mixture)
+    mixture = Mixture([dataset, *(_opened(recipe, ref, recipe.data.train_split) for ref in refs)], recipe.data.mixture)
     durations = {"train.duration": recipe.train.duration, "optim.warmup": recipe.optim.warmup}
     for field, duration in (durations | {"eval.every": recipe.eval.every}).items():
         if not mixture.is_single and parse(duration).unit == "epochs":
@@ -69,9 +70,10 @@ def open_mixture(recipe: Recipe, dataset: Dataset, refs: Sequence[DatasetRef]) -
     return mixture
 
 
-def _opened(ref: DatasetRef, *splits: str) -> Dataset:
+def _opened(recipe: Recipe, ref: DatasetRef, *splits: str) -> Dataset:
     dataset = Dataset.open(ref)
-    dataset.require("label")
+    needed = {"label": recipe.needs_labels, "captions": recipe.data.captions}
+    dataset.require(*(field for field, wanted in needed.items() if wanted))
     for split in splits:
         if dataset.split(split).samples == 0:
             raise RequestError(f"split {split!r} of {dataset.url} is empty; ingest again with a larger share for it")

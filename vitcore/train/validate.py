@@ -1,4 +1,4 @@
-"""Validation while training: every sample of a split once, spread over the ranks."""
+"""Validation while training: what chooses the checkpoint that is kept. Every sample of a split once, over all ranks."""
 
 from __future__ import annotations
 
@@ -14,40 +14,41 @@ from vitcore.train.learner import Learner
 
 @torch.no_grad()
 def validate(learner: Learner) -> dict[str, float]:
-    """Metrics of the (averaged) model on the recipe's validation split, the same on every rank.
+    """Metrics of the (averaged) product on the recipe's validation split, the same on every rank.
 
     Returns:
-        ``loss`` (mean cross-entropy), ``top1`` and ``balanced_accuracy`` (mean recall over the classes present) of the
-        samples that could be read, and how many could not (``bad_samples``).
+        By the recipe's objective and `eval.metric`: see `by_labels`. Empty where nothing is validated.
+    """
+    recipe = learner.request.recipe
+    if not recipe.validates:
+        return {}
+    objective = learner.objective.eval()
+    learner.world.share(objective.buffers())  # running statistics of a BatchNorm: rank 0's are those that are kept
+    try:
+        return by_labels(learner)
+    finally:
+        objective.train()
+
+
+def by_labels(learner: Learner) -> dict[str, float]:
+    """``loss`` (mean cross-entropy), ``top1`` and ``balanced_accuracy`` (mean recall over the classes present) of the
+    samples that could be read, and how many could not (``bad_samples``).
     """
     recipe, world = learner.request.recipe, learner.world
     classes = len(learner.classes)
     sums = torch.zeros(2 * classes + 2, dtype=torch.float64, device=world.device)
     hits_K, counts_K, loss, bad = sums[:classes], sums[classes:-2], sums[-2:-1], sums[-1:]
-    objective = learner.objective.eval()
-    world.share(objective.buffers())  # running statistics of a BatchNorm: rank 0's are those that are kept
-    with EvalLoader(
-        learner.dataset,
-        recipe.eval.split,
-        image_size=recipe.data.image_size,
-        resize=recipe.eval.resize,
-        batch_size=recipe.eval.batch_size,
-        rank=world.rank,
-        size=world.size,
-        threads=learner.request.compute.loader_workers,
-        cache=learner.cache,
-    ) as loader:
+    with evaluation_loader(learner, recipe.eval.split) as loader:
         for batch in loader:
             bad += len(batch.bad)
             inputs = to_inputs(batch, world.device)
             with learner.precision.autocast():
-                logits_SK = objective.predict(inputs.images_SCHW).float()
+                logits_SK = learner.objective.predict(inputs.images_SCHW).float()
             weights_S = inputs.weights_S.double()
             loss += (F.cross_entropy(logits_SK, inputs.labels_S.clamp_min(0), reduction="none") * weights_S).sum()
             hit_S = weights_S * (logits_SK.argmax(1) == inputs.labels_S)
             hits_K.index_add_(0, inputs.labels_S.clamp_min(0), hit_S)
             counts_K.index_add_(0, inputs.labels_S.clamp_min(0), weights_S)
-    objective.train()
     world.sum(sums)
     present_K = counts_K > 0
     total = counts_K.sum().clamp_min(1)
@@ -59,8 +60,27 @@ def validate(learner: Learner) -> dict[str, float]:
     }
 
 
+def evaluation_loader(learner: Learner, split: str) -> EvalLoader:
+    """This rank's range of a split, at the recipe's resolution."""
+    recipe, world = learner.request.recipe, learner.world
+    return EvalLoader(
+        learner.dataset,
+        split,
+        image_size=recipe.data.image_size,
+        resize=recipe.eval.resize,
+        batch_size=recipe.eval.batch_size,
+        rank=world.rank,
+        size=world.size,
+        threads=learner.request.compute.loader_workers,
+        cache=learner.cache,
+    )
+
+
 def better(metric: str, new: dict[str, float], best: dict[str, float]) -> bool:
-    """Whether `new` beats `best` (empty: nothing yet). Equal counts as not better: the earlier model stays."""
-    if not best or math.isnan(best[metric]):
+    """Whether `new` beats `best` (empty: nothing yet). Equal counts as not better: the earlier model stays.
+
+    By the metric ``last`` every model beats those before it.
+    """
+    if metric == "last" or not best or math.isnan(best[metric]):
         return True
     return new[metric] < best[metric] if metric == "loss" else new[metric] > best[metric]

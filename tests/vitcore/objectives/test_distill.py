@@ -17,6 +17,7 @@ from vitcore.models.deit import DeiT
 from vitcore.objectives import Frozen
 from vitcore.objectives.distill import Distill
 from vitcore.recipe import DeitConfig, DistillConfig, VitConfig
+from vitcore.world import World
 
 CPU = torch.device("cpu")
 K, S = 4, 6
@@ -97,7 +98,7 @@ def plain_loss(
 )
 def test_equals_the_paper_with_and_without_a_distillation_token(config: DistillConfig, kind: type[VitConfig]) -> None:
     model, given, frozen = build(kind, 0), inputs(), teacher()
-    objective = Distill(config, model, Frozen(frozen, CPU), COUNTS, CPU)
+    objective = Distill(config, model, Frozen(frozen, CPU), COUNTS, World())
     terms = objective(given)
     with torch.no_grad():
         pixels = (given.images_SCHW - 0.5) / 0.5
@@ -120,7 +121,7 @@ def test_equals_the_paper_with_and_without_a_distillation_token(config: DistillC
 def test_each_head_learns_from_its_own_term() -> None:
     for alpha, silent in ((0.0, "head_dist"), (1.0, "head")):
         model = student()
-        Distill(DistillConfig(alpha=alpha), model, Frozen(teacher(), CPU), COUNTS, CPU)(inputs()).loss.backward()
+        Distill(DistillConfig(alpha=alpha), model, Frozen(teacher(), CPU), COUNTS, World())(inputs()).loss.backward()
         grads = {name: model.get_parameter(f"{name}.weight").grad for name in ("head", "head_dist")}
         for name, grad in grads.items():
             assert grad is not None
@@ -130,7 +131,7 @@ def test_each_head_learns_from_its_own_term() -> None:
 def test_the_teacher_learns_nothing_and_appears_nowhere() -> None:
     frozen = teacher().train()
     before = {name: tensor.clone() for name, tensor in frozen.state_dict().items()}
-    objective = Distill(DistillConfig(), student(), Frozen(frozen, CPU), COUNTS, CPU)
+    objective = Distill(DistillConfig(), student(), Frozen(frozen, CPU), COUNTS, World())
     objective.train()
     assert not frozen.training
     objective(inputs()).loss.backward()
@@ -146,4 +147,4 @@ def test_the_teacher_learns_nothing_and_appears_nowhere() -> None:
 @pytest.mark.parametrize("alpha", [-0.1, 1.1])
 def test_the_teachers_share_lies_between_zero_and_one(alpha: float) -> None:
     with pytest.raises(RequestError, match=r"objective\.alpha .* between 0 and 1"):
-        Distill(DistillConfig(alpha=alpha), student(), Frozen(teacher(), CPU), COUNTS, CPU)
+        Distill(DistillConfig(alpha=alpha), student(), Frozen(teacher(), CPU), COUNTS, World())

@@ -80,13 +80,16 @@ def test_a_damaged_checkpoint_is_none_and_an_older_one_is_used(tmp_path: Path, d
     assert newest(store) is None
 
 
-def test_a_foreign_training_and_a_newer_format_are_refused(tmp_path: Path) -> None:
+def test_a_foreign_training_and_another_format_are_refused(tmp_path: Path) -> None:
     filled(tmp_path, 10)
     with pytest.raises(RequestError, match="holds checkpoints of train-a, not of train-b; give another folder"):
         CheckpointStore(str(tmp_path), "train-b", 2).newest()
     commit = tmp_path / "step-00000010" / "state.json"
-    commit.write_text(json.dumps(json.loads(commit.read_text()) | {"format": 2}))
-    with pytest.raises(RequestError, match="format 2; this release reads 1: upgrade"):
+    commit.write_text(json.dumps(json.loads(commit.read_text()) | {"format": 3}))
+    with pytest.raises(RequestError, match="format 3; this release reads 2: upgrade"):
+        CheckpointStore(str(tmp_path), "train-a", 2).newest()
+    commit.write_text(json.dumps(json.loads(commit.read_text()) | {"format": 1}))
+    with pytest.raises(RequestError, match="format 1; this release reads 2: train it anew"):
         CheckpointStore(str(tmp_path), "train-a", 2).newest()
 
 

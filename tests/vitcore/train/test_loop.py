@@ -18,7 +18,7 @@ from vitcore.errors import RequestError, WorkError
 from vitcore.models import load_pretrained, save_pretrained
 from vitcore.recipe import CnnConfig, DeitConfig, DistillConfig, Recipe, VitConfig, apply_overrides
 from vitcore.sink import NullSink
-from vitcore.train import loop
+from vitcore.train import accumulate, loop
 from vitcore.train.learner import Learner, Plan
 from vitcore.train.loop import MOST_SKIPS_IN_A_ROW, optimise, train
 from vitcore.train.overfit import bare, overfit_one_batch
@@ -154,7 +154,7 @@ class Poison:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
         self.steps = steps
-        monkeypatch.setattr(loop, "to_inputs", self)
+        monkeypatch.setattr(accumulate, "to_inputs", self)
 
     def __call__(self, batch: Batch, device: torch.device) -> Inputs:
         inputs = to_inputs(batch, device)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from vitcore.models import build
-from vitcore.models.classifier import Classifier
-from vitcore.recipe import CnnConfig, DeitConfig, OptimConfig, VitConfig
+from vitcore.models.build import build_backbone
+from vitcore.objectives.classify import Classify
+from vitcore.recipe import ClassifyConfig, CnnConfig, DeitConfig, OptimConfig, VitConfig
 from vitcore.train.optim import (
     build_optimizer,
     learning_rate,
@@ -20,8 +20,10 @@ from vitcore.train.optim import (
     optimizer_tensors,
     parameter_groups,
     scale_and_clip,
-    set_learning_rate,
+    set_schedule,
+    weight_decay,
 )
+from vitcore.world import World
 
 CONFIGS = {
     "vit": VitConfig(patch=8, width=32, depth=2, heads=2),
@@ -31,9 +33,10 @@ CONFIGS = {
 }
 
 
-def model(kind: str = "deit") -> Classifier:
+def model(kind: str = "deit") -> Classify:
     torch.manual_seed(0)
-    return build(CONFIGS[kind], num_classes=3, image_size=32)
+    network = build_backbone(CONFIGS[kind], num_classes=3, image_size=32)
+    return Classify(ClassifyConfig(), network, [1, 1, 1], World())
 
 
 def by_name(groups: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -52,7 +55,7 @@ def test_biases_norms_tokens_and_positions_are_never_decayed(kind: str) -> None:
     }
     assert norms
     for name, group in groups.items():
-        spared = name.endswith("bias") or name in norms or name in {"pos_embed", "cls_token", "dist_token"}
+        spared = name.endswith("bias") or name in norms or name.endswith(("pos_embed", "_token"))
         assert group["weight_decay"] == (0.0 if spared else 0.3), name
     for group in parameter_groups(network, OptimConfig()):
         for name, parameter in zip(group["names"], group["params"], strict=True):  # type: ignore[call-overload]
@@ -61,28 +64,28 @@ def test_biases_norms_tokens_and_positions_are_never_decayed(kind: str) -> None:
 
 def test_frozen_parameters_are_left_out() -> None:
     network = model("vit")
-    network.head.weight.requires_grad_(False)
-    assert "head.weight" not in by_name(parameter_groups(network, OptimConfig()))
+    network.get_parameter("model.head.weight").requires_grad_(False)
+    assert "model.head.weight" not in by_name(parameter_groups(network, OptimConfig()))
 
 
 def test_layers_learn_slower_towards_the_stem() -> None:
     groups = by_name(parameter_groups(model(), OptimConfig(layer_decay=0.5)))
     expected = {
-        "head.weight": 1.0,
-        "head_dist.bias": 1.0,
-        "norm.weight": 1.0,
-        "blocks.1.mlp.fc1.weight": 0.5,
-        "blocks.0.attn.qkv.bias": 0.25,
-        "patch_embed.proj.weight": 0.125,
-        "pos_embed": 0.125,
-        "cls_token": 0.125,
+        "model.head.weight": 1.0,
+        "model.head_dist.bias": 1.0,
+        "model.norm.weight": 1.0,
+        "model.blocks.1.mlp.fc1.weight": 0.5,
+        "model.blocks.0.attn.qkv.bias": 0.25,
+        "model.patch_embed.proj.weight": 0.125,
+        "model.pos_embed": 0.125,
+        "model.cls_token": 0.125,
     }
     assert {name: groups[name]["lr_scale"] for name in expected} == expected
     optimizer = build_optimizer(model(), OptimConfig(layer_decay=0.5))
-    set_learning_rate(optimizer, 0.8)
+    set_schedule(optimizer, 0.8, 0.05)
     rates = {name: group["lr"] for group in optimizer.param_groups for name in group["names"]}
-    assert rates["head.weight"] == 0.8
-    assert rates["blocks.0.attn.qkv.bias"] == 0.2
+    assert rates["model.head.weight"] == 0.8
+    assert rates["model.blocks.0.attn.qkv.bias"] == 0.2
 
 
 def test_warm_up_is_linear_and_the_rest_a_cosine() -> None:
@@ -96,6 +99,16 @@ def test_warm_up_is_linear_and_the_rest_a_cosine() -> None:
     assert rates[4:14] == sorted(rates[4:14], reverse=True)
     assert learning_rate(config, 0, warmup=0, total=1) == 1.0
     assert learning_rate(config, 9, warmup=10, total=10) == 1.0
+
+
+def test_weight_decay_follows_a_cosine_where_it_decays_at_all() -> None:
+    config = OptimConfig(weight_decay=0.04, final_weight_decay=0.4)
+    decays = [weight_decay(config, step, total=10) for step in (0, 5, 10)]
+    assert decays == pytest.approx([0.04, 0.22, 0.4])
+    assert weight_decay(OptimConfig(weight_decay=0.04), 7, total=10) == 0.04
+    optimizer = build_optimizer(model(), config)
+    set_schedule(optimizer, 1.0, 0.22)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.22}
 
 
 @pytest.mark.parametrize("clip", [None, 1e-3, 0.5, 1e6])
@@ -124,22 +137,28 @@ def test_a_norm_that_is_not_finite_is_told(bad: float) -> None:
     assert not math.isfinite(scale_and_clip([parameter], 0.5, 1.0))
 
 
-def step(network: Classifier, optimizer: torch.optim.Optimizer, seed: int) -> None:
+def step(objective: Classify, optimizer: torch.optim.Optimizer, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    network(torch.randn(2, 3, 32, 32, generator=generator)).square().sum().backward()
+    objective.model(torch.randn(2, 3, 32, 32, generator=generator)).square().sum().backward()
     optimizer.step()
     optimizer.zero_grad()
 
 
-def test_the_optimisers_state_makes_the_round_trip() -> None:
-    config = OptimConfig(lr=1e-2, layer_decay=0.7)
+STATE = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "lamb": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
+
+
+@pytest.mark.parametrize("name", STATE)
+def test_the_optimisers_state_makes_the_round_trip(name: Any) -> None:
+    config = OptimConfig(name=name, lr=1e-2, layer_decay=0.7)
     network = model()
     optimizer = build_optimizer(network, config)
     for seed in range(3):
         step(network, optimizer, seed)
     twin = copy.deepcopy(network)
     saved = {name: tensor.clone() for name, tensor in optimizer_tensors(optimizer).items()}
-    assert set(saved) == {f"{m}/{n}" for m in ("step", "exp_avg", "exp_avg_sq") for n, _ in network.named_parameters()}
+    counted = {key for key in saved if key.startswith("group_step/")}
+    assert len(counted) == (len(optimizer.param_groups) if name == "lamb" else 0)
+    assert set(saved) - counted == {f"{m}/{n}" for m in STATE[name] for n, _ in network.named_parameters()}
     restored = build_optimizer(twin, config)
     load_optimizer_tensors(restored, saved)
     for seed in range(3, 6):

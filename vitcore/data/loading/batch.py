@@ -5,8 +5,10 @@ Legend: S slots of this rank at this step, g slots a lane, C channels, H height,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +22,31 @@ class Mix:
     """float32: share of the slot's own pixels (and label)."""
     box_S4: Tensor
     """int64: top, left, bottom, right of the patch pasted from the partner; zeros: Mixup."""
+
+
+class TeacherRows(NamedTuple):
+    """A teacher's logits for S views, cut to the k largest of K classes."""
+
+    top_SK: Tensor
+    """float: the k largest logits, largest first"""
+    classes_SK: Tensor
+    """int64: their classes"""
+    rest_S: Tensor
+    """float: log Σ exp of the other logits; −∞ where k = K"""
+
+    def part(self, rows: slice) -> TeacherRows:
+        """Some of the views."""
+        return TeacherRows(*(tensor[rows] for tensor in self))
+
+    def dense(self, classes: int) -> Tensor:
+        """Logits [S, K] in fp32. The mass that is not of the k largest is spread evenly over the other classes."""
+        k = self.top_SK.shape[1]
+        others_S1 = (self.rest_S.float() - math.log(max(classes - k, 1))).unsqueeze(1)
+        return others_S1.repeat(1, classes).scatter(1, self.classes_SK, self.top_SK.float())
+
+    def to(self, device: torch.device) -> TeacherRows:
+        """On a device; the copy does not block where the memory is pinned."""
+        return TeacherRows(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +73,8 @@ class Batch:
     """a caption a slot, where captions were asked for; empty for padding and bad samples"""
     more_views: tuple[Tensor, ...] = ()
     """further views of the same samples: uint8 [S, C, h, w] each"""
+    teacher: TeacherRows | None = None
+    """what a teacher said of these views (after mixing), where that was stored"""
 
     @property
     def views(self) -> tuple[Tensor, ...]:
@@ -69,6 +98,7 @@ class Batch:
                 sources_S=None if self.sources_S is None else self.sources_S[part],
                 captions=None if self.captions is None else self.captions[part],
                 more_views=tuple(view[part] for view in self.more_views),
+                teacher=None if self.teacher is None else self.teacher.part(part),
             )
 
 
@@ -88,6 +118,10 @@ class Inputs:
     """float32"""
     more_views: tuple[Tensor, ...] = ()
     """further views of the same samples, never mixed: float32 [S, C, h, w] in [0, 1] each"""
+    captions: tuple[str, ...] | None = None
+    """a caption a slot, where captions were asked for"""
+    teacher: TeacherRows | None = None
+    """what a teacher said of these views, where that was stored"""
 
     @property
     def views(self) -> tuple[Tensor, ...]:
@@ -107,8 +141,10 @@ def to_inputs(batch: Batch, device: torch.device) -> Inputs:
 
     images, *more = (move(view).float().div_(255) for view in batch.views)
     labels, weights = move(batch.labels_S), move(batch.weights_S)
+    told = None if batch.teacher is None else batch.teacher.to(device)
     if batch.mix is None:
-        return Inputs(images, labels, labels, torch.ones_like(weights), weights, tuple(more))
+        lam = torch.ones_like(weights)
+        return Inputs(images, labels, labels, lam, weights, tuple(more), batch.captions, told)
     reverse = torch.arange(len(labels), device=device).view(-1, batch.lane_size).flip(1).reshape(-1)
     lam_S, box_S4 = move(batch.mix.lam_S), move(batch.mix.box_S4)
     top, left, bottom, right = (edge.view(-1, 1, 1, 1) for edge in box_S4.unbind(1))
@@ -117,4 +153,4 @@ def to_inputs(batch: Batch, device: torch.device) -> Inputs:
     inside = (row >= top) & (row < bottom) & (column >= left) & (column < right)
     own = torch.where(bottom > top, (~inside).float(), lam_S.view(-1, 1, 1, 1))  # a pixel's share of its own photograph
     mixed = torch.lerp(images[reverse], images, own)
-    return Inputs(mixed, labels, labels[reverse], lam_S, weights, tuple(more))
+    return Inputs(mixed, labels, labels[reverse], lam_S, weights, tuple(more), batch.captions, told)
