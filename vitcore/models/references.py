@@ -18,7 +18,7 @@ from vitcore import storage
 from vitcore.errors import RequestError
 from vitcore.models.build import build_with
 from vitcore.models.cnn import LITE0, LITE0_MEAN, LITE0_STD, check_name
-from vitcore.models.interop import check_computation, from_timm, heads_of
+from vitcore.models.interop.timm import check_computation, from_timm, heads_of
 from vitcore.models.model import Model
 from vitcore.models.pretrained import ModelCard, Pretrained, load_pretrained, read_safetensors, weights_digest
 from vitcore.recipe import CnnConfig

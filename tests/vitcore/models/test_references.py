@@ -15,7 +15,7 @@ import torchvision
 
 from vitcore.errors import RequestError
 from vitcore.models import DeiT, ModelCard, VisionTransformer, build, load_reference, save_pretrained
-from vitcore.models.interop import from_timm
+from vitcore.models.interop.timm import from_timm
 from vitcore.recipe import VitConfig
 
 
