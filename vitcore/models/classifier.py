@@ -25,6 +25,14 @@ class Classifier(Model):
         """Logits (B, K); without a head, the features (B, D) that one would read."""
 
     @abstractmethod
+    def allow_any_size(self) -> None:
+        """From now on also take images of other sizes than `image_size` (DINO's small crops).
+
+        Raises:
+            RequestError: the architecture cannot.
+        """
+
+    @abstractmethod
     def head_parameters(self) -> tuple[str, ...]:
         """Names of the parameters whose first dimension is K; none without a head."""
 

@@ -71,6 +71,9 @@ class Cnn(Classifier):
         """None: biases and norms have one dimension."""
         return set()
 
+    def allow_any_size(self) -> None:
+        """Convolutional weights fit any resolution."""
+
     def head_parameters(self) -> tuple[str, ...]:
         """Weight and bias of the head."""
         return (f"net.{self._head_path}.weight", f"net.{self._head_path}.bias") if self.num_classes else ()

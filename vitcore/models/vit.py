@@ -144,6 +144,7 @@ class VisionTransformer(Classifier):
         self.config, self.num_classes, self.image_size = config, num_classes, image_size
         self.width = config.width
         self.grid = grid_of(image_size, config.patch)
+        self._any_size = False
         self.num_prefix = self._prefix_tokens()
         self.num_layers = config.depth + 1
         self.patch_embed = PatchEmbed(config.patch, config.width)
@@ -186,15 +187,19 @@ class VisionTransformer(Classifier):
 
     def embed(self, images_BCHW: Tensor) -> Tensor:
         """What enters the first block (B, N, D): prefix tokens and patches, with their positions (eq. 1)."""
-        if images_BCHW.shape[-2:] != (self.image_size, self.image_size):
-            height, width = images_BCHW.shape[-2:]
+        height, width = images_BCHW.shape[-2:]
+        positions_1ND: Tensor = self.pos_embed
+        if self._any_size and height == width:
+            grid = grid_of(height, self.config.patch)
+            positions_1ND = resize_position_embedding(positions_1ND, grid, prefix=self.num_prefix)
+        elif height != self.image_size or width != self.image_size:
             raise RequestError(
                 f"the images are {height} x {width} pixels but this model takes {self.image_size} x {self.image_size}: "
                 "resize them, or adapt the model to their size"
             )
         patches_BPD = self.patch_embed(images_BCHW)
         prefix = [token.expand(len(patches_BPD), -1, -1) for token in self._prefix()]
-        tokens_BND: Tensor = self.pos_drop(torch.cat([*prefix, patches_BPD], dim=1) + self.pos_embed)
+        tokens_BND: Tensor = self.pos_drop(torch.cat([*prefix, patches_BPD], dim=1) + positions_1ND)
         return tokens_BND
 
     def layer_of(self, name: str) -> int:
@@ -214,6 +219,10 @@ class VisionTransformer(Classifier):
         state, grid = super().state_for(image_size), grid_of(image_size, self.config.patch)
         state["pos_embed"] = resize_position_embedding(state["pos_embed"], grid, prefix=self.num_prefix)
         return state
+
+    def allow_any_size(self) -> None:
+        """Position embeddings are interpolated to the grid of each batch."""
+        self._any_size = True
 
     def head_parameters(self) -> tuple[str, ...]:
         """Weight and bias of the head."""

@@ -1,0 +1,1 @@
+"""What tensors of embeddings say, as numbers: pure functions that training and evaluation share."""
