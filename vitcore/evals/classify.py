@@ -1,32 +1,24 @@
-"""A classifier's answers for a split of a dataset, and how fast it gives them.
+"""A classifier's answers for a split of a dataset, and how fast any model gives them.
 
-Legend: S slots of a batch, N samples, K classes, C channels, H height, W width.
+Legend: N samples, K classes, C channels, H height, W width, S slots of a batch.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from vitcore.data.dataset.manifest import Dataset
-from vitcore.data.loading.batch import Batch, to_inputs
-from vitcore.data.loading.loader import EvalLoader
-from vitcore.errors import RequestError, WorkError
+from vitcore.errors import RequestError
+from vitcore.evals.answers import Progress, answer, answering, check_range, device_of
 from vitcore.evals.metrics import IntArray
 from vitcore.evals.outcomes import Outcomes
-from vitcore.models.classifier import Classifier
 from vitcore.models.pretrained import Pretrained
-from vitcore.objectives.objective import Normalize
-
-Progress = Callable[[int, int], None]
-"""Called with (samples done, samples in all) after each batch."""
 
 
 def predict(
@@ -64,25 +56,21 @@ def predict(
         WorkError: no sample could be read, or the logits are not finite.
     """
     dataset.require("label")
-    count = dataset.split(split).samples
-    stop = count if stop is None else stop
-    if not 0 <= start < stop <= count:
-        raise RequestError(f"samples {start} to {stop} are not a range of the split {split!r}, which has {count}")
+    check_range(dataset, split, start, stop)
     classes, columns = match_classes(pretrained.card.classes, dataset.manifest.classes)
-    card = pretrained.card
-    with EvalLoader(
+    found = answer(
+        pretrained.classifier,
+        pretrained.card,
         dataset,
         split,
-        image_size=card.image_size,
-        resize=card.resize,
-        batch_size=batch_size,
         start=start,
         stop=stop,
+        batch_size=batch_size,
         threads=threads,
-    ) as batches:
-        samples, labels, logits, bad = _answer(pretrained.classifier, batches, autocast, stop - start, progress)
-    keys = sample_keys(dataset, split)
-    return Outcomes(keys[samples].astype(np.str_), labels, logits[:, columns], classes, tuple(bad))
+        autocast=autocast,
+        progress=progress,
+    )
+    return Outcomes(found.keys, found.labels, found.values[:, columns], classes, found.skipped)
 
 
 def match_classes(model: Sequence[str], dataset: Sequence[str]) -> tuple[tuple[str, ...], IntArray]:
@@ -104,16 +92,6 @@ def match_classes(model: Sequence[str], dataset: Sequence[str]) -> tuple[tuple[s
     return classes, np.array([column[name] for name in classes], dtype=np.int64)
 
 
-def sample_keys(dataset: Dataset, split: str) -> NDArray[np.object_]:
-    """A unique name of every sample of a split [N]: its key, with its shard before it where tars repeat keys."""
-    index = dataset.index(split)
-    if len(set(index.keys)) == len(index):
-        return index.keys
-    shards = [shard.name for shard in dataset.shards(split)]
-    named = [f"{shards[shard]}/{key}" for shard, key in zip(index.shard_of, index.keys, strict=True)]
-    return np.array(named, dtype=np.object_)
-
-
 def throughput(
     pretrained: Pretrained,
     *,
@@ -126,10 +104,10 @@ def throughput(
     Two unmeasured passes come first; then whole batches of noise until `seconds` have passed (at least one).
     """
     model, size = pretrained.model, pretrained.card.image_size
-    device = _device(model)
+    device = device_of(model)
     images_SCHW = torch.randn(batch_size, 3, size, size, device=device)
     passes = 0
-    with _answering(model), torch.inference_mode(), autocast or nullcontext():
+    with answering(model), torch.inference_mode(), autocast or nullcontext():
         for _ in range(2):
             model(images_SCHW)
         _finish(device)
@@ -139,53 +117,6 @@ def throughput(
             _finish(device)
             passes += 1
         return passes * batch_size / (time.perf_counter() - began)
-
-
-def _answer(
-    model: Classifier,
-    batches: Iterable[Batch],
-    autocast: AbstractContextManager[Any] | None,
-    total: int,
-    progress: Progress | None,
-) -> tuple[IntArray, IntArray, NDArray[np.float32], list[str]]:
-    """Sample positions [N], labels [N], logits [N, K] of every readable sample, and the keys of the others."""
-    device = _device(model)
-    normalize = Normalize(model.config, device)
-    samples: list[Tensor] = []
-    labels: list[Tensor] = []
-    logits: list[Tensor] = []
-    bad: list[str] = []
-    done = 0
-    with _answering(model), autocast or nullcontext():
-        for batch in batches:
-            real = batch.weights_S > 0
-            with torch.inference_mode():  # not around the loader: its threads must be able to fill the next batches
-                output_SK: Tensor = model(normalize(to_inputs(batch, device).images_SCHW))
-                logits.append(output_SK.float().cpu()[real])
-            samples.append(batch.samples_S[real])
-            labels.append(batch.labels_S[real])
-            bad.extend(batch.bad)
-            done += int((batch.samples_S >= 0).sum())
-            if progress is not None:
-                progress(done, total)
-    if not sum(map(len, samples)):
-        raise WorkError(f"none of the {total} samples could be read; run: vit check on the dataset")
-    return torch.cat(samples).numpy(), torch.cat(labels).numpy(), torch.cat(logits).numpy(), bad
-
-
-@contextmanager
-def _answering(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; the model's own mode comes back afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
 
 
 def _finish(device: torch.device) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vitcore.data.audit.overlap import Overlap
 from vitcore.data.dataset.manifest import Dataset
-from vitcore.evals.classify import sample_keys
+from vitcore.evals.answers import sample_keys
 from vitcore.evals.outcomes import Outcomes
 from vitcore.evals.report import TrainingOverlap, score
 
