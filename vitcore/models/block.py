@@ -63,6 +63,7 @@ class Attention(nn.Module):
         qk_norm: whether the queries and keys of each head are normalised (2302.05442, section 2.1).
         norm_eps: epsilon of those norms.
         causal: whether a token attends only to itself and those before it.
+        qkv_bias: whether queries, keys and values have biases.
     """
 
     def __init__(
@@ -74,10 +75,11 @@ class Attention(nn.Module):
         qk_norm: bool = False,
         norm_eps: float = 1e-6,
         causal: bool = False,
+        qkv_bias: bool = True,
     ) -> None:
         super().__init__()
         self.heads, self.causal = heads, causal
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.q_norm = nn.LayerNorm(width // heads, eps=norm_eps) if qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(width // heads, eps=norm_eps) if qk_norm else nn.Identity()
         self.proj = nn.Linear(width, width)
@@ -162,6 +164,7 @@ class Block(nn.Module):
         layer_scale: initial factor on both branches; none: no factors.
         qk_norm: whether queries and keys are normalised.
         causal: whether a token attends only to itself and those before it.
+        qkv_bias: whether queries, keys and values have biases.
     """
 
     def __init__(
@@ -177,10 +180,13 @@ class Block(nn.Module):
         layer_scale: float | None = None,
         qk_norm: bool = False,
         causal: bool = False,
+        qkv_bias: bool = True,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=norm_eps)
-        self.attn = Attention(width, heads, dropout=dropout, qk_norm=qk_norm, norm_eps=norm_eps, causal=causal)
+        self.attn = Attention(
+            width, heads, dropout=dropout, qk_norm=qk_norm, norm_eps=norm_eps, causal=causal, qkv_bias=qkv_bias
+        )
         self.ls1 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
         self.norm2 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = Mlp(width, hidden_width(width, mlp_ratio), dropout=dropout, activation=activation)

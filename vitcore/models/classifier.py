@@ -41,6 +41,18 @@ class Classifier(Model):
         """Replace the head(s) in place by zero-initialised ones for `num_classes` classes; by none for 0."""
 
 
+def check_parameter(model: nn.Module, name: str) -> None:
+    """Whether the model has a parameter of that name, which may only look like one of its.
+
+    Raises:
+        KeyError: it has not.
+    """
+    try:
+        model.get_parameter(name)
+    except AttributeError:
+        raise KeyError(name) from None
+
+
 def make_head(width: int, num_classes: int) -> nn.Module:
     """A linear head of `num_classes` rows; for 0 classes one that passes the features on."""
     return nn.Linear(width, num_classes) if num_classes else nn.Identity()
