@@ -199,10 +199,17 @@ class PvtConfig(NormalizeConfig):
     drop_path: float = 0.0
     """Stochastic depth: rate of the last block, growing linearly from 0."""
 
+    @field_validator("widths", "depths", "heads", "mlp_ratios", "reductions")
+    @classmethod
+    def _all_positive(cls, values: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        if min(values) < 1:
+            raise ValueError("must each be at least 1")
+        return values
+
     @model_validator(mode="after")
     def _heads_divide(self) -> PvtConfig:
         for width, heads in zip(self.widths, self.heads, strict=True):
-            if width < 1 or heads < 1 or width % heads:
+            if width % heads:
                 raise ValueError(f"width {width} is not divisible by {heads} heads")
         return self
 
