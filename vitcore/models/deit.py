@@ -23,6 +23,7 @@ class DeiT(VisionTransformer):
 
     def __init__(self, config: DeitConfig, num_classes: int, image_size: int) -> None:
         super().__init__(config, num_classes, image_size)
+        self.num_read = 2
         self.dist_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.head_dist = make_head(config.width, num_classes)
         nn.init.trunc_normal_(self.dist_token, std=INIT_STD)
@@ -37,7 +38,7 @@ class DeiT(VisionTransformer):
 
     def heads(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, K) of the class head and of the distillation head."""
-        tokens_BTD = self._encode(images_BCHW, first=self.num_prefix)
+        tokens_BTD = self.fc_norm(self.encode(self.embed(images_BCHW), first=self.num_read))
         return self.head(tokens_BTD[:, 0]), self.head_dist(tokens_BTD[:, 1])
 
     def head_parameters(self) -> tuple[str, ...]:
@@ -51,7 +52,8 @@ class DeiT(VisionTransformer):
         self.head_dist = zero_head(self.width, num_classes, self.dist_token)
 
     def _prefix_tokens(self) -> int:
-        return 2
+        return super()._prefix_tokens() + 1
 
     def _prefix(self) -> list[Tensor]:
-        return [self.cls_token, self.dist_token]
+        class_token, *registers = super()._prefix()
+        return [class_token, self.dist_token, *registers]

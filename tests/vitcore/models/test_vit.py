@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 
 from vitcore.errors import RequestError
 from vitcore.models import DeiT, VisionTransformer, adapt, build, resize_position_embedding
-from vitcore.models.vit import DropPath
+from vitcore.models.block import DropPath
 from vitcore.recipe import DeitConfig, VitConfig
 
 TINY: dict[str, Any] = {"width": 48, "depth": 3, "heads": 3}

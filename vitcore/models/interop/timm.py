@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from vitcore.errors import RequestError
 from vitcore.models.build import build_with
-from vitcore.models.vit import NORM_EPS, VisionTransformer
+from vitcore.models.vit import VisionTransformer
 from vitcore.recipe import DeitConfig, VitConfig
 
+NORM_EPS = 1e-6
 _HEAD_WIDTH = 64
 _HALF = (0.5, 0.5, 0.5)
 
