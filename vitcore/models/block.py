@@ -60,7 +60,7 @@ class Attention(nn.Module):
         width: D.
         heads: A.
         dropout: rate after the output projection.
-        qk_norm: whether the queries and keys of each head are normalised (2302.05442, section 2.1).
+        qk_norm: whether the queries and keys of each head are normalised (2302.05442, section 2).
         norm_eps: epsilon of those norms.
         causal: whether a token attends only to itself and those before it.
         qkv_bias: whether queries, keys and values have biases.

@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vitcore.errors import RequestError
 from vitcore.models.classifier import Classifier
+from vitcore.models.clip import Clip
 from vitcore.models.cnn import Cnn
 from vitcore.models.deit import DeiT
+from vitcore.models.hybrid import Hybrid
+from vitcore.models.mixer import Mixer
 from vitcore.models.model import Model
+from vitcore.models.pvt import Pvt
+from vitcore.models.t2t import T2tVit
 from vitcore.models.vit import VisionTransformer
-from vitcore.recipe import BackboneConfig, ClipConfig, CnnConfig, DeitConfig, ModelConfig, VitConfig
+from vitcore.recipe import (
+    BackboneConfig,
+    ClipConfig,
+    CnnConfig,
+    DeitConfig,
+    HybridConfig,
+    MixerConfig,
+    ModelConfig,
+    PvtConfig,
+    T2tConfig,
+    VitConfig,
+)
 
 _NAMED = 6
+_BACKBONES: dict[type[BackboneConfig], Callable[[Any, int, int], Classifier]] = {
+    VitConfig: VisionTransformer,
+    DeitConfig: DeiT,
+    HybridConfig: Hybrid,
+    CnnConfig: Cnn,
+    MixerConfig: Mixer,
+    T2tConfig: T2tVit,
+    PvtConfig: Pvt,
+}
 
 
 def build(config: ModelConfig, *, num_classes: int, image_size: int) -> Model:
@@ -23,23 +49,19 @@ def build(config: ModelConfig, *, num_classes: int, image_size: int) -> Model:
 
     Args:
         config: the architecture.
-        num_classes: length of a row of logits; 0: no head.
+        num_classes: length of a row of logits; 0: no head. An image and a text model never has one.
         image_size: height and width of an input, in pixels.
     Raises:
         RequestError: the configuration cannot be built (unknown network, patch that does not divide the image).
     """
-    assert not isinstance(config, ClipConfig)
+    if isinstance(config, ClipConfig):
+        return Clip(config, build_backbone(config.image, num_classes=0, image_size=image_size))
     return build_backbone(config, num_classes=num_classes, image_size=image_size)
 
 
 def build_backbone(config: BackboneConfig, *, num_classes: int, image_size: int) -> Classifier:
     """The same for what sees images alone."""
-    if isinstance(config, CnnConfig):
-        return Cnn(config, num_classes, image_size)
-    if isinstance(config, DeitConfig):
-        return DeiT(config, num_classes, image_size)
-    assert isinstance(config, VitConfig)
-    return VisionTransformer(config, num_classes, image_size)
+    return _BACKBONES[type(config)](config, num_classes, image_size)
 
 
 def build_with(

@@ -25,11 +25,11 @@ INIT_STD = 0.02
 
 
 class PatchEmbed(nn.Module):
-    """Cuts an image into square patches and projects each linearly (section 3.1, eq. 1)."""
+    """Cuts an image (or a map of `channels`) into square patches and projects each linearly (section 3.1, eq. 1)."""
 
-    def __init__(self, patch: int, width: int, *, bias: bool = True) -> None:
+    def __init__(self, patch: int, width: int, *, channels: int = 3, bias: bool = True) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=bias)
+        self.proj = nn.Conv2d(channels, width, kernel_size=patch, stride=patch, bias=bias)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Patch tokens (B, P, D), row by row."""
