@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import field_validator, model_validator
 
 from vitcore.recipe.config import Config
@@ -13,6 +15,11 @@ MOST_IN_A_ROUND = 10_000
 class AugmentConfig(Config):
     """What happens to a training photograph between decoding and the network."""
 
+    crop: Literal["inception", "simple"] = "inception"
+    """``inception``: a part of random area and aspect ratio, resized. ``simple``: the short side resized to the size,
+    then a square at a random place (2204.07118, section 3.2: for many photographs; CLIP)."""
+    crop_padding: int = 0
+    """Simple crop: pixels mirrored at every border before the square is placed; DeiT III takes 4."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Area of the random resized crop, as a fraction of the photograph (Inception crop)."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -25,6 +32,9 @@ class AugmentConfig(Config):
     """RandAugment (1909.13719): operations per view; 0 switches it off."""
     randaug_magnitude: float = 9.0
     """RandAugment: strength, 0 to 10."""
+    three_augment: bool = False
+    """3-Augment (2204.07118, section 3.2): each view loses its colour, or is solarized, or is blurred; which one is
+    drawn. The colour jitter and the flip that belong to it are set beside it."""
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     """Colour jitter (2002.05709, appendix A): how far the factors of brightness, contrast and saturation may move from
     1, and the hue along the colour circle; self-supervised recipes take 0.4 0.4 0.2 0.1."""
@@ -46,6 +56,13 @@ class AugmentConfig(Config):
     """CutMix's Beta(alpha, alpha) (1905.04899); 0 switches it off. With both, each lane draws one of the two a step."""
     mix_prob: float = 1.0
     """Probability that a lane is mixed at a step, when Mixup or CutMix is on."""
+
+    @field_validator("crop_padding")
+    @classmethod
+    def _padding_range(cls, value: int) -> int:
+        if value < 0:
+            raise ValueError("must be 0 or more")
+        return value
 
     @field_validator("jitter")
     @classmethod

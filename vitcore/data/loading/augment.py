@@ -22,7 +22,19 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vitcore.data.loading.batch import Mix
-from vitcore.data.loading.operations import TRIES, Rng, below, between, blur, erase, grey, jitter, randaug, solarize
+from vitcore.data.loading.operations import (
+    TRIES,
+    Rng,
+    below,
+    between,
+    blur,
+    erase,
+    grey,
+    jitter,
+    randaug,
+    solarize,
+    three_augment,
+)
 from vitcore.data.loading.order import keyed
 from vitcore.data.reading.decode import SHRINKS, Photograph
 from vitcore.recipe import AugmentConfig
@@ -37,6 +49,15 @@ class Box(NamedTuple):
     left: int
     bottom: int
     right: int
+
+
+class Crop(NamedTuple):
+    """What a view shows of a photograph."""
+
+    box: Box
+    """The pixels of the photograph."""
+    borders: Box = Box(0, 0, 0, 0)
+    """Pixels of the view, at each of its sides, that mirror what lies beside them."""
 
 
 class View(NamedTuple):
@@ -60,18 +81,17 @@ def training_views(photograph: Photograph, views: Sequence[View]) -> None:
     Raises:
         BadSampleError: the photograph cannot be decoded.
     """
-    boxes = [
-        draw_crop(photograph.height, photograph.width, view.config.crop_scale, view.config.crop_ratio, view.rng)
-        for view in views
-    ]
+    crops = [_draw(photograph.height, photograph.width, view) for view in views]
+    sizes = [_inside(view.out_CHW, crop.borders) for crop, view in zip(crops, views, strict=True)]
     wanted = min(
-        _shrink(box.bottom - box.top, box.right - box.left, *view.out_CHW.shape[1:])
-        for box, view in zip(boxes, views, strict=True)
+        _shrink(crop.box.bottom - crop.box.top, crop.box.right - crop.box.left, *size)
+        for crop, size in zip(crops, sizes, strict=True)
     )
     image_CHW, shrink = photograph.decode(wanted)
-    for (top, left, bottom, right), (out_CHW, config, rng) in zip(boxes, views, strict=True):
-        rows, columns = _part(top, bottom, shrink), _part(left, right, shrink)
-        _change(_resize(image_CHW[:, rows, columns], *out_CHW.shape[1:]), out_CHW, config, rng)
+    for crop, size, (out_CHW, config, rng) in zip(crops, sizes, views, strict=True):
+        top, left, bottom, right = crop.box
+        view_CHW = _resize(image_CHW[:, _part(top, bottom, shrink), _part(left, right, shrink)], *size)
+        _change(_mirror(view_CHW, crop.borders) if any(crop.borders) else view_CHW, out_CHW, config, rng)
 
 
 def default_resize(image_size: int) -> int:
@@ -115,6 +135,28 @@ def draw_crop(height: int, width: int, scale: tuple[float, float], ratio: tuple[
         columns = max(1, min(width, round(height * ratio[1])))
     top, left = (height - rows) // 2, (width - columns) // 2
     return Box(top, left, top + rows, left + columns)
+
+
+def draw_simple_crop(height: int, width: int, size: int, padding: int, rng: Rng) -> Crop:
+    """The simple random crop (2204.07118, section 3.2): a square of the whole short side, anywhere along the long one.
+
+    Args:
+        height: of the photograph, in pixels.
+        width: of the photograph, in pixels.
+        size: side of the view, in pixels; `padding` is in the same ones.
+        padding: how far the square may reach beyond the photograph.
+        rng: the view's generator.
+    """
+    zoom, padding = min(height, width) / size, min(padding, size - 1)
+    edges: list[tuple[int, int, int, int]] = []
+    for length in (height, width):
+        whole = round(length / zoom)
+        start = below(whole + 2 * padding - size + 1, rng) - padding
+        first, last = max(0, start), min(whole, start + size)
+        pixels = min(length - 1, round(first * zoom)), max(1, min(length, round(last * zoom)))
+        edges.append((pixels[0], max(pixels[1], pixels[0] + 1), first - start, start + size - last))
+    (top, bottom, above, under), (left, right, before, after) = edges
+    return Crop(Box(top, left, bottom, right), Box(above, before, under, after))
 
 
 def draw_mix(
@@ -164,14 +206,34 @@ def _draw_lane_mix(config: AugmentConfig, rng: Rng, size: int) -> tuple[float, B
     return (1 - area / size**2, Box(top, left, bottom, right)) if area else (1.0, nothing)
 
 
+def _draw(height: int, width: int, view: View) -> Crop:
+    config, rng = view.config, view.rng
+    if config.crop == "simple":
+        return draw_simple_crop(height, width, view.out_CHW.shape[1], config.crop_padding, rng)
+    return Crop(draw_crop(height, width, config.crop_scale, config.crop_ratio, rng))
+
+
+def _inside(out_CHW: Tensor, borders: Box) -> tuple[int, int]:
+    """Height and width of a view without its borders."""
+    top, left, bottom, right = borders
+    return out_CHW.shape[1] - top - bottom, out_CHW.shape[2] - left - right
+
+
+def _mirror(view_CHW: Tensor, borders: Box) -> Tensor:
+    """Borders that mirror the view, whose outermost pixels are not repeated."""
+    top, left, bottom, right = borders
+    return torch.from_numpy(np.pad(view_CHW.numpy(), ((0, 0), (top, bottom), (left, right)), mode="reflect"))
+
+
 def _shrink(rows: int, columns: int, height: int, width: int) -> int:
     """How far a part of rows × columns pixels may be shrunk and still have height × width."""
     return next((shrink for shrink in SHRINKS if rows >= shrink * height and columns >= shrink * width), 1)
 
 
 def _part(start: int, stop: int, shrink: int) -> slice:
-    """A stretch of pixels among those that stand for `shrink` each: moved by half of one at most."""
-    return slice(round(start / shrink), round(stop / shrink))
+    """A stretch of pixels among those that stand for `shrink` each: moved by half of one at most, and never empty."""
+    first = round(start / shrink)
+    return slice(first, max(first + 1, round(stop / shrink)))
 
 
 def _resize(image_CHW: Tensor, height: int, width: int) -> Tensor:
@@ -186,6 +248,8 @@ def _change(view_CHW: Tensor, out_CHW: Tensor, config: AugmentConfig, rng: Rng) 
         view_CHW = view_CHW.flip(flips)
     for _ in range(config.randaug_layers):
         view_CHW = randaug(view_CHW, config.randaug_magnitude / 10, rng)
+    if config.three_augment:
+        view_CHW = three_augment(view_CHW, config.blur_sigma, rng)
     if any(config.jitter) and rng.random() < config.jitter_prob:
         view_CHW = jitter(view_CHW, config.jitter, rng)
     if config.grey and rng.random() < config.grey:

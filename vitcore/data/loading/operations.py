@@ -1,4 +1,4 @@
-"""What changes the pixels of a view: RandAugment, colour jitter, greyscale, blur, solarisation, random erasing.
+"""What changes the pixels of a view: RandAugment, 3-Augment, colour jitter, greyscale, blur, solarisation, erasing.
 
 Images are uint8 [3, H, W]. Every value is a function of the image and of what was drawn, not of memory layout or
 number of threads: sums are of whole numbers, and a product is rounded before it is added.
@@ -45,6 +45,20 @@ def randaug(image_CHW: Tensor, strength: float, rng: Rng) -> Tensor:
     """
     operation = RANDAUGMENT[below(len(RANDAUGMENT), rng)]
     return operation(image_CHW, strength if rng.random() < 0.5 else -strength)
+
+
+def three_augment(image_CHW: Tensor, blur_sigma: tuple[float, float], rng: Rng) -> Tensor:
+    """3-Augment (2204.07118, section 3.2): greyscale, solarisation or blur, each as often as the others.
+
+    Args:
+        image_CHW: the view.
+        blur_sigma: least and most standard deviation of the blur, in pixels.
+        rng: the view's generator.
+    """
+    chosen = below(3, rng)
+    if chosen == 0:
+        return grey(image_CHW)
+    return solarize(image_CHW) if chosen == 1 else blur(image_CHW, between(*blur_sigma, rng))
 
 
 def jitter(image_CHW: Tensor, ranges: tuple[float, float, float, float], rng: Rng) -> Tensor:

@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from vitcore.data.loading import operations
-from vitcore.data.loading.augment import View, draw_crop, draw_mix, evaluation_view, training_views, view_rng
+from vitcore.data.loading.augment import (
+    View,
+    draw_crop,
+    draw_mix,
+    draw_simple_crop,
+    evaluation_view,
+    training_views,
+    view_rng,
+)
 from vitcore.data.loading.batch import Batch, to_inputs
 from vitcore.data.loading.operations import RANDAUGMENT, blur, grey, jitter, solarize
 from vitcore.data.reading.decode import Decoded, Photograph
@@ -21,6 +29,7 @@ STRONG = AugmentConfig(vflip=0.5, randaug_layers=2, erasing=0.5)
 SSL = AugmentConfig(jitter=(0.4, 0.4, 0.2, 0.1), jitter_prob=0.8, grey=0.2, blur=0.5, solarize=0.2)
 """The augmentation of BYOL, MoCo v3 and DINO."""
 PLAIN = AugmentConfig(crop_scale=(1, 1), crop_ratio=(1, 1), hflip=0)
+DEIT3 = AugmentConfig(crop="simple", crop_padding=4, three_augment=True, jitter=(0.3, 0.3, 0.3, 0), jitter_prob=1)
 
 
 def photograph(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -76,7 +85,7 @@ def test_pixels_do_not_depend_on_the_number_of_threads_or_on_the_memory_layout()
         changed += [blur(layout, 1.7), grey(layout), solarize(layout)]
         changed += [jitter(layout, ranges, view_rng(0, 0, 0, 0, 0)) for ranges in (0.4 * np.eye(4)).tolist()]
         for n in range(4):
-            changed += [view(layout, config, 0, 0, 0, n, 0, size=192) for config in (STRONG, SSL)]
+            changed += [view(layout, config, 0, 0, 0, n, 0, size=192) for config in (STRONG, SSL, DEIT3)]
         return changed
 
     before = torch.get_num_threads()
@@ -249,9 +258,56 @@ def test_what_is_added_happens_as_often_as_asked_and_moves_nothing_else(field: s
     assert torch.equal(view(image, still), image)
 
 
+def test_three_augment_draws_one_of_three_and_nothing_when_it_is_off() -> None:
+    image = photograph(32, 32)
+    config = PLAIN.model_copy(update={"three_augment": True, "blur_sigma": (1.0, 1.0)})
+    outcomes = {"grey": grey(image), "solarized": solarize(image), "blurred": blur(image, 1.0)}
+    seen = []
+    for n in range(300):
+        out = view(image, config, 0, 0, 0, n, 0)
+        seen.append(next(name for name, expected in outcomes.items() if torch.equal(out, expected)))
+    assert all(70 < seen.count(name) < 130 for name in outcomes)
+    off = STRONG.model_copy(update={"three_augment": False, "blur_sigma": (1.0, 1.0)})
+    assert torch.equal(view(image, off), view(image, STRONG))
+
+
+def test_a_simple_crop_is_a_square_of_the_short_side_anywhere_along_the_long_one() -> None:
+    image = photograph(32, 50)
+    config = PLAIN.model_copy(update={"crop": "simple"})
+    seen = set()
+    for n in range(300):
+        out = view(image, config, 0, 0, 0, n, 0)
+        seen.add(next(left for left in range(19) if torch.equal(out, image[:, :, left : left + 32])))
+    assert seen == set(range(19))
+
+
+def test_a_padded_simple_crop_reaches_beyond_the_photograph_and_mirrors_it() -> None:
+    image = photograph(32, 32)
+    config = PLAIN.model_copy(update={"crop": "simple", "crop_padding": 4})
+    padded = torch.from_numpy(np.pad(image.numpy(), ((0, 0), (4, 4), (4, 4)), mode="reflect"))
+    places = [(top, left) for top in range(9) for left in range(9)]
+    seen = set()
+    for n in range(600):
+        out = view(image, config, 0, 0, 0, n, 0)
+        seen.add(next(p for p in places if torch.equal(out, padded[:, p[0] : p[0] + 32, p[1] : p[1] + 32])))
+    assert len(seen) > 70
+
+
+@pytest.mark.parametrize(("height", "width", "size", "padding"), [(1, 1, 32, 4), (500, 3, 32, 4), (7, 9, 2, 8)])
+def test_no_photograph_is_too_thin_for_a_simple_crop(height: int, width: int, size: int, padding: int) -> None:
+    config = PLAIN.model_copy(update={"crop": "simple", "crop_padding": padding})
+    for n in range(50):
+        box, borders = draw_simple_crop(height, width, size, padding, view_rng(0, 0, 0, n, 0))
+        assert 0 <= box.top < box.bottom <= height
+        assert 0 <= box.left < box.right <= width
+        assert min(borders) >= 0
+        assert view(photograph(height, width), config, 0, 0, 0, n, 0, size=size).shape == (3, size, size)
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
+        ({"augment": {"crop_padding": -1}}, "0 or more"),
         ({"augment": {"jitter": (0.1, 0.1, 0.1, 0.6)}}, "hue from 0 to 0.5"),
         ({"augment": {"blur_sigma": (2.0, 0.1)}}, "the smaller one first"),
         ({"views": [{"augment": {"mixup": 0.8}}]}, "first views only"),
