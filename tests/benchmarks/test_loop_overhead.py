@@ -102,7 +102,7 @@ def by_hand() -> float:
 def test_loop_overhead(
     plain: Recipe, make_request: Any, report: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learner, "_student", lambda *_: OneParameter())
+    monkeypatch.setattr(learner, "student", lambda *_: OneParameter())
     monkeypatch.setattr(learner.objectives, "build", lambda config, model, *, device, **_: Empty(model, device))
     monkeypatch.setattr(loop, "TrainLoader", Ready)
     monkeypatch.setattr(loop, "publish_model", lambda *_: None)

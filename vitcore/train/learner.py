@@ -14,17 +14,17 @@ from vitcore.data.dataset.manifest import Dataset
 from vitcore.data.reading.blocks import CacheConfig
 from vitcore.duration import parse
 from vitcore.errors import RequestError
-from vitcore.models import Classifier, adapt, build
-from vitcore.models.model import Model
-from vitcore.models.pretrained import ModelCard, Pretrained
-from vitcore.models.references import load_reference
+from vitcore.models import Classifier
+from vitcore.models.pretrained import ModelCard
 from vitcore.objectives import Objective
-from vitcore.recipe import LabelConfig, ParentConfig, Recipe
+from vitcore.recipe import Compute, Recipe
 from vitcore.train.checkpoint import Progress
 from vitcore.train.ema import Ema
 from vitcore.train.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors
 from vitcore.train.precision import Capabilities, Precision, choose, should_compile, tune
 from vitcore.train.request import TrainRequest, open_mixture
+from vitcore.train.student import student
+from vitcore.train.teacher import load_teacher, open_outputs
 from vitcore.world import World
 
 
@@ -63,18 +63,19 @@ class Learner:
         self.request, self.dataset, self.world = request, dataset, world
         self.mixture = open_mixture(recipe, dataset, request.mixture)
         self.plan = Plan.of(recipe, dataset.split(recipe.data.train_split).samples)
-        self.cache = CacheConfig(
-            folder=None if compute.cache_dir is None else Path(compute.cache_dir), limit=round(compute.cache_gb * 2**30)
-        )
+        self.cache = cache_of(compute)
         self.precision: Precision = choose(compute.precision, capabilities)
         self.classes = self.mixture.classes
         """Of the datasets; what the model has a row of logits for, where the objective learns from labels."""
+        self.told = open_outputs(request, len(self.classes), self.plan.total)
+        """What a teacher said of every view, where that is stored; then no teacher is loaded."""
         self.objective: Objective = objectives.build(
             recipe.objective,
-            _student(request, self.classes),
+            student(request, self.classes),
             teacher=_teacher(request, self.classes),
             class_counts=self.mixture.class_counts(recipe.data.train_split),
             world=world,
+            stored=self.told is not None,
         )
         if should_compile(compute.compile, capabilities):
             self.objective.compile()
@@ -118,40 +119,17 @@ class Learner:
         )
 
 
+def cache_of(compute: Compute) -> CacheConfig:
+    """The limits of a worker's cache of remote shards."""
+    folder = None if compute.cache_dir is None else Path(compute.cache_dir)
+    return CacheConfig(folder=folder, limit=round(compute.cache_gb * 2**30))
+
+
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _student(request: TrainRequest, classes: tuple[str, ...]) -> Model:
-    """The model to train: built anew, or carried over from `request.init` to this dataset and resolution."""
-    recipe = request.recipe
-    num_classes = len(classes) if isinstance(recipe.objective, LabelConfig) else 0
-    if request.init is None:
-        if isinstance(recipe.model, ParentConfig):
-            raise RequestError(f"recipe {recipe.name!r} continues another model; name it with --model")
-        return build(recipe.model, num_classes=num_classes, image_size=recipe.data.image_size)
-    parent = load_reference(request.init)
-    if not isinstance(recipe.model, ParentConfig) and recipe.model.kind != parent.card.model.kind:
-        raise RequestError(
-            f"recipe {recipe.name!r} trains a {recipe.model.kind}, but {request.init} is a {parent.card.model.kind}; "
-            "take a fine-tuning recipe, or a model of the recipe's kind"
-        )
-    return adapt(
-        parent.model,
-        num_classes=num_classes,
-        image_size=recipe.data.image_size,
-        drop_path=getattr(recipe.model, "drop_path", None),
-        keep_head=parent.card.classes == classes,
-    )
-
-
 def _teacher(request: TrainRequest, classes: tuple[str, ...]) -> Classifier | None:
-    if request.teacher is None:
+    if request.teacher is None or request.teacher_outputs is not None:
         return None
-    teacher: Pretrained = load_reference(request.teacher)
-    if teacher.card.classes != classes:
-        raise RequestError(
-            f"the teacher {request.teacher} was trained on other classes than this dataset's "
-            f"({len(teacher.card.classes)} against {len(classes)}); fine-tune it on this dataset first"
-        )
-    return teacher.classifier
+    return load_teacher(request.teacher, classes)
