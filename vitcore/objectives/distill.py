@@ -50,13 +50,13 @@ class Distill(Objective):
             class_SK, distill_SK = self.model.heads(normalised)
         else:
             class_SK = distill_SK = self.model(normalised)
-        teacher_SK = self._told(inputs, class_SK.shape[1])
+        teacher_SK, decision_S = self._told(inputs, class_SK.shape[1])
         target_SK = mixed_targets(inputs, class_SK.shape[1], self._config.label_smoothing)
         label_S = soft_cross_entropy(class_SK, target_SK, self._class_weight_K)
-        teacher_S = self._teacher_term(distill_SK, teacher_SK)
+        teacher_S = self._teacher_term(distill_SK, teacher_SK, decision_S)
         loss_S = (1 - self._config.alpha) * label_S + self._config.alpha * teacher_S
         weights_S = inputs.weights_S
-        agree_S = (distill_SK.detach().argmax(1) == teacher_SK.argmax(1)).float()
+        agree_S = (distill_SK.detach().argmax(1) == decision_S).float()
         hit_S = ((class_SK + distill_SK).detach().argmax(1) == target_SK.argmax(1)).float()
         return Terms(
             loss=(weights_S * loss_S).sum(),
@@ -69,17 +69,20 @@ class Distill(Objective):
             },
         )
 
-    def _told(self, inputs: Inputs, classes: int) -> Tensor:
-        """The teacher's logits [S, K] for the (mixed) views: replayed where they were stored, else asked for."""
+    def _told(self, inputs: Inputs, classes: int) -> tuple[Tensor, Tensor]:
+        """The teacher's logits [S, K] for the (mixed) views and its decisions [S]: replayed where they were stored
+        (the decision is exact, whatever rounding did to the logits), else asked for.
+        """
         if inputs.teacher is not None:
-            return inputs.teacher.dense(classes)
+            return inputs.teacher.dense(classes), inputs.teacher.classes_SK[:, 0]
         assert self._teacher is not None, "neither a teacher nor its outputs"
-        return self._teacher(inputs.images_SCHW).float()
+        teacher_SK = self._teacher(inputs.images_SCHW).float()
+        return teacher_SK, teacher_SK.argmax(1)
 
-    def _teacher_term(self, distill_SK: Tensor, teacher_SK: Tensor) -> Tensor:
+    def _teacher_term(self, distill_SK: Tensor, teacher_SK: Tensor, decision_S: Tensor) -> Tensor:
         """Eq. 3 (hard: cross-entropy with the teacher's decision) or eq. 2 (soft: τ² · KL), one value [S] a slot."""
         if self._config.mode == "hard":
-            decision_SK = F.one_hot(teacher_SK.argmax(1), teacher_SK.shape[1])
+            decision_SK = F.one_hot(decision_S, teacher_SK.shape[1])
             return soft_cross_entropy(distill_SK, decision_SK, self._class_weight_K)
         tau = self._config.tau
         student_SK = F.log_softmax(distill_SK.float() / tau, dim=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -91,7 +92,9 @@ def _run(learner: Learner, store: CheckpointStore, sink: Sink) -> None:
         threads=compute.loader_workers,
         cache=learner.cache,
     ) as loader:
-        batches = iter(loader)
+        batches: Iterator[Batch] = iter(loader)
+        if learner.told is not None:
+            batches = learner.told.attach(batches, lanes=loader.lanes, stop=plan.total)
         before, waited = time.perf_counter(), loader.wait_s
         while progress.step < plan.total:
             batch, due = next(batches), checkpoint_due(progress.step + 1)

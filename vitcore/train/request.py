@@ -24,6 +24,8 @@ class TrainRequest(Config):
     """Model to start from: a folder written by `save_pretrained`, or a public reference such as ``timm:NAME``."""
     teacher: str | None = None
     """Model to distil from, named the same way."""
+    teacher_outputs: str | None = None
+    """URL of that model's stored outputs for this training (`store_outputs`), by which it need not be asked."""
     checkpoints: str
     """URL of the folder that holds this training's checkpoints and its product."""
     identity: str = ""

@@ -1,0 +1,1 @@
+"""A teacher's outputs, written once beside the shards and replayed by every student of the same stream."""
