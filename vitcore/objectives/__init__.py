@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from vitcore.errors import RequestError
 from vitcore.models.classifier import Classifier
+from vitcore.models.clip import Clip
 from vitcore.models.model import Model
 from vitcore.objectives.classify import Classify
+from vitcore.objectives.contrast import Contrast
+from vitcore.objectives.dino import Dino
 from vitcore.objectives.distill import Distill
+from vitcore.objectives.mae import Mae
+from vitcore.objectives.moco import Moco
 from vitcore.objectives.objective import Coupled, Embeddings, Frozen, Objective, Terms
-from vitcore.recipe import ClassifyConfig, DistillConfig, ObjectiveConfig
+from vitcore.recipe import (
+    ClassifyConfig,
+    ContrastConfig,
+    DinoConfig,
+    DistillConfig,
+    MaeConfig,
+    MocoConfig,
+    ObjectiveConfig,
+)
 from vitcore.world import World
 
 __all__ = ["Coupled", "Embeddings", "Frozen", "Objective", "Terms", "build"]
@@ -42,4 +55,13 @@ def build(
         if teacher is None and not stored:
             raise RequestError("this recipe distils from a teacher; name one with --teacher")
         return Distill(config, model, None if teacher is None else Frozen(teacher, world.device), class_counts, world)
+    if isinstance(config, ContrastConfig) and isinstance(model, Clip):
+        return Contrast(config, model, world)
+    if isinstance(config, MaeConfig):
+        return Mae(config, model, world)
+    if isinstance(model, Classifier):
+        if isinstance(config, MocoConfig):
+            return Moco(config, model, world)
+        if isinstance(config, DinoConfig):
+            return Dino(config, model, world)
     raise RequestError(f"the objective {config.kind} cannot train a {model.config.kind}")

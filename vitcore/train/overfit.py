@@ -58,10 +58,11 @@ def overfit_one_batch(request: TrainRequest, world: World, sink: Sink, *, steps:
             sink.progress(step, steps, metrics)
         if step > learner.plan.warmup and _memorised(metrics, first):
             return {"steps": step} | {name: metrics[name] for name in ("loss", "top1") if name in metrics}
-    reached = f"top-1 {metrics['top1']:.1%}" if "top1" in metrics else f"{first:.3f} at the first step"
+    classified = "top1" in metrics
+    reached = f"top-1 {metrics['top1']:.1%}" if classified else f"at the first step {first:.3f}"
     raise WorkError(
         f"one batch of {recipe.train.batch_size} was not memorised in {steps} steps: loss {metrics['loss']:.3f}, "
-        f"{reached}; check labels, learning rate and model before training longer"
+        f"{reached}; check {'labels, ' if classified else ''}learning rate and model before training longer"
     )
 
 

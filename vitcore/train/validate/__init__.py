@@ -8,10 +8,19 @@ import torch
 
 from vitcore.train.learner import Learner
 from vitcore.train.validate.labels import by_labels
+from vitcore.train.validate.neighbours import by_neighbours
+from vitcore.train.validate.retrieval import by_retrieval
 
 __all__ = ["better", "validate"]
 
-_BY = {"classify": by_labels, "distill": by_labels}
+_BY = {
+    "classify": by_labels,
+    "distill": by_labels,
+    "contrast": by_retrieval,
+    "moco": by_neighbours,
+    "dino": by_neighbours,
+    "mae": by_neighbours,
+}
 
 
 @torch.no_grad()
