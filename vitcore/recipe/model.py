@@ -22,10 +22,14 @@ class NormalizeConfig(Config):
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Channel deviations pixels are divided by."""
 
-    @field_validator("patch", "width", "depth", "heads", "token_width", check_fields=False)
+    @field_validator(
+        *("patch", "width", "depth", "heads", "token_width"),
+        *("widths", "depths", "mlp_ratios", "reductions"),
+        check_fields=False,
+    )
     @classmethod
-    def _positive(cls, value: int) -> int:
-        if value < 1:
+    def _positive(cls, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        if min(value if isinstance(value, tuple) else (value,)) < 1:
             raise ValueError("must be at least 1")
         return value
 
@@ -198,13 +202,6 @@ class PvtConfig(NormalizeConfig):
     """Dropout after the attention projection and in the MLP."""
     drop_path: float = 0.0
     """Stochastic depth: rate of the last block, growing linearly from 0."""
-
-    @field_validator("widths", "depths", "heads", "mlp_ratios", "reductions")
-    @classmethod
-    def _all_positive(cls, values: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-        if min(values) < 1:
-            raise ValueError("must each be at least 1")
-        return values
 
     @model_validator(mode="after")
     def _heads_divide(self) -> PvtConfig:
