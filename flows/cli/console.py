@@ -59,6 +59,20 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     _console(sys.stdout).print(view)
 
 
+def grouped(columns: Sequence[str], groups: Mapping[str, Iterable[Sequence[object]]]) -> None:
+    """Print one table of several groups of rows, each under its heading; a group without rows is left out."""
+    view = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        view.add_column(column, overflow="fold")
+    for heading, rows in groups.items():
+        listed = [[Text(_cell(value)) for value in row] for row in rows]
+        if listed:
+            view.add_row(Text(heading, style="bold"))
+        for number, row in enumerate(listed, start=1):
+            view.add_row(Text("  ") + row[0], *row[1:], end_section=number == len(listed))
+    _console(sys.stdout).print(view)
+
+
 def fields(pairs: Mapping[str, object]) -> None:
     """Print names and values below each other."""
     view = Table.grid(padding=(0, 2))

@@ -51,23 +51,41 @@ def changes(config: Config, edited: Any) -> dict[str, Any]:
 
 
 def _typed(annotation: Any, about: str) -> Any:
-    """The annotation tyro reads: `none` is a value of an optional number, spelt as people spell it."""
+    """The annotation tyro reads: `none` is a value of what is optional, spelt as people spell it."""
     inner = [member for member in get_args(annotation) if member is not NoneType]
-    if get_origin(annotation) not in (Union, UnionType) or len(inner) != 1 or inner[0] not in (int, float, str):
+    if get_origin(annotation) not in (Union, UnionType) or len(inner) != 1:
         return Annotated[annotation, tyro.conf.arg(help=about)]
     kind = inner[0]
+    words = _words(kind)
+    if words is None and kind not in (int, float, str):
+        return Annotated[annotation, tyro.conf.arg(help=about)]
 
-    def read(words: list[str]) -> Any:
-        return None if words[0].lower() == "none" else kind(words[0])
+    def read(given: list[str]) -> Any:
+        if given[0].lower() == "none":
+            return None
+        return kind(given[0]) if words is None else words[given[0]]
+
+    def say(value: Any) -> str:
+        return "none" if value is None else str(value) if words is None else str(value).lower()
 
     spec = PrimitiveConstructorSpec[Any](
         nargs=1,
-        metavar=f"{kind.__name__.upper()}|none",
+        metavar=f"{kind.__name__.upper()}|none" if words is None else f"{{{','.join([*words, 'none'])}}}",
+        choices=None if words is None else (*words, "none"),
         instance_from_str=read,
-        is_instance=lambda value: value is None or isinstance(value, kind),
-        str_from_instance=lambda value: ["none" if value is None else str(value)],
+        is_instance=lambda value: (
+            value is None or (isinstance(value, kind) if words is None else value in words.values())
+        ),
+        str_from_instance=lambda value: [say(value)],
     )
     return Annotated[annotation, spec, tyro.conf.arg(help=about)]
+
+
+def _words(kind: Any) -> dict[str, Any] | None:
+    """The values of a type that has a few, by the word that says each; None of a type that has many."""
+    if kind is bool:
+        return {"true": True, "false": False}
+    return {value: value for value in get_args(kind)} if get_origin(kind) is Literal else None
 
 
 def _fixed(annotation: Any) -> bool:

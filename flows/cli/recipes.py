@@ -12,7 +12,7 @@ from flows.cli.arguments import parse
 from flows.cli.session import Session
 from flows.cli.training import verb_of
 from vitcore.recipe import flatten
-from vitcore.recipes import CATALOGUE, find, header, parameters
+from vitcore.recipes import CATALOGUE, FAMILIES, find, header, parameters
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Arguments:
     """The arguments of the verb."""
 
     name: Annotated[Positional[str | None], arg(metavar="RECIPE")] = None
-    """A recipe, to print its whole header and every field; default: list them all."""
+    """A recipe, to print its whole header and every field; default: list them all, by family."""
     json: bool = False
     """Print JSON."""
 
@@ -36,13 +36,17 @@ def run(argv: list[str], session: Session) -> int:
     )
     if given.name is not None:
         return _one(given.name, json=given.json)
-    rows = [_row(name) for name in CATALOGUE]
     if given.json:
-        console.as_json(rows)
+        console.as_json([_row(name) for name in CATALOGUE])
         return 0
-    shown = {"recipe": "recipe", "verb": "verb", "parameters": "parameters (1,000 classes)"}
-    shown |= {"hours": "hours", "number": "number", "paper": "paper"}
-    console.table(tuple(shown.values()), [[_short(row[key]) for key in shown] for row in rows])
+    shown = ("recipe", "verb", "parameters", "hours", "number", "paper")
+    console.grouped(
+        shown,
+        {
+            family: [[_short(row[key]) for key in shown] for row in (_row(recipe.__name__) for recipe in recipes)]
+            for family, recipes in FAMILIES.items()
+        },
+    )
     return 0
 
 
@@ -50,9 +54,10 @@ def _row(name: str) -> dict[str, Any]:
     recipe, head = find(name), header(name)
     return {
         "recipe": name,
+        "family": next(family for family, recipes in FAMILIES.items() if CATALOGUE[name] in recipes),
         "verb": verb_of(recipe),
         "title": head.title,
-        "parameters": parameters(recipe),
+        "parameters": parameters(name),
         "hours": head.hours,
         "number": head.number,
         "hardware": head.hardware,
@@ -74,7 +79,7 @@ def _one(name: str, *, json: bool) -> int:
         return 0
     console.heading(f"{name}: {head.title}")
     about = {"paper": head.paper, "command": head.command, "hardware": head.hardware, "hours": head.hours}
-    console.fields({**about, "number": head.number, "parameters": parameters(recipe)})
+    console.fields({**about, "number": head.number, "parameters": parameters(name)})
     if head.notes:
         console.write(f"\n{head.notes}")
     console.heading("\nfields")

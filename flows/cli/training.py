@@ -13,8 +13,8 @@ from flows.cli import console
 from flows.cli.arguments import parse
 from flows.cli.fields import changes, mirror
 from vitcore.errors import RequestError
-from vitcore.recipe import Compute, DistillConfig, ParentConfig, Recipe, apply_overrides
-from vitcore.recipes import CATALOGUE, find, header
+from vitcore.recipe import Compute, DistillConfig, Recipe, apply_overrides
+from vitcore.recipes import FAMILIES, find, header
 
 Verb = Literal["pretrain", "distill", "finetune"]
 
@@ -105,8 +105,10 @@ def read(
 
 
 def verb_of(recipe: Recipe) -> Verb:
-    """The verb that runs a recipe: one that needs a parent, one that needs a teacher, or neither."""
-    if isinstance(recipe.model, ParentConfig):
+    """The verb that runs a recipe: one that needs a parent (and perhaps a teacher), one that needs a teacher alone, or
+    neither.
+    """
+    if recipe.needs_parent:
         return "finetune"
     return "distill" if isinstance(recipe.objective, DistillConfig) else "pretrain"
 
@@ -116,4 +118,10 @@ def _list_recipes(verb: Verb, about: str, examples: Sequence[str]) -> None:
     for example in examples:
         console.write(f"  {example}")
     console.write("\nrecipes (their fields are the options: vit VERB RECIPE --help):")
-    console.table(("recipe", "what"), [(name, header(name).title) for name in CATALOGUE if verb_of(find(name)) == verb])
+    console.grouped(("recipe", "what"), {family: _of_verb(verb, family) for family in FAMILIES})
+
+
+def _of_verb(verb: Verb, family: str) -> list[tuple[str, str]]:
+    """Name and title of the recipes of a family that a verb runs."""
+    names = [recipe.__name__ for recipe in FAMILIES[family] if verb_of(recipe()) == verb]
+    return [(name, header(name).title) for name in names]

@@ -112,6 +112,12 @@ class Recipe(Config):
         return self
 
     @property
+    def needs_parent(self) -> bool:
+        """Whether training starts from another model, whose architecture or image tower it takes."""
+        locked = isinstance(self.objective, ContrastConfig) and self.objective.lock_image
+        return locked or isinstance(self.model, ParentConfig)
+
+    @property
     def needs_labels(self) -> bool:
         """Whether training or validation asks for the class of a sample."""
         return isinstance(self.objective, LabelConfig) or self.eval.metric == "knn"

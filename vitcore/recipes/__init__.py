@@ -1,4 +1,4 @@
-"""What can be trained: the catalogue of recipes, and the header that says where each comes from.
+"""What can be trained: the catalogue of recipes by family, and the header that says where each comes from.
 
 Nothing registers itself: a recipe is in the catalogue because its line stands here.
 """
@@ -11,30 +11,66 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vitcore.errors import RequestError
-from vitcore.recipe import DeitConfig, Recipe, VitConfig
-from vitcore.recipes.deit import deit_b16, deit_s16, deit_ti16, deit_tiny_cpu
-from vitcore.recipes.demo import elpv_deit, elpv_finetune, elpv_teacher, elpv_vit
-from vitcore.recipes.finetune import finetune_224, finetune_384
-from vitcore.recipes.vit import vit_b16, vit_l16, vit_s16, vit_s16_in1k_90ep, vit_ti16, vit_tiny_cpu
+from vitcore.recipe import Recipe
+from vitcore.recipes import clip, cnn, deit, deit3, demo, dino, finetune, hybrid, mae, mixer, moco, pvt, t2t, vit
+from vitcore.recipes.sizes import SIZES
+
+FAMILIES: dict[str, tuple[Callable[[], Recipe], ...]] = {
+    "ViT": (
+        vit.vit_ti16,
+        vit.vit_s16,
+        vit.vit_s16_in1k_90ep,
+        vit.vit_b16,
+        vit.vit_l16,
+        vit.vit_b16_in21k,
+        vit.vit_l16_in21k,
+        vit.vit_h14,
+        vit.vit_tiny_cpu,
+    ),
+    "DeiT": (deit.deit_ti16, deit.deit_s16, deit.deit_b16, deit.deit_b16_384, deit.deit_tiny_cpu),
+    "DeiT III": (
+        deit3.deit3_s16,
+        deit3.deit3_b16,
+        deit3.deit3_l16,
+        deit3.deit3_b16_in21k,
+        deit3.deit3_finetune_224,
+        deit3.deit3_tiny_cpu,
+    ),
+    "CLIP": (
+        clip.clip_b32,
+        clip.clip_b16,
+        clip.clip_l14,
+        clip.clip_rn50,
+        clip.siglip_b16,
+        clip.lit_b16,
+        clip.clip_tiny_cpu,
+        clip.siglip_tiny_cpu,
+    ),
+    "MoCo v3": (moco.moco_v3_s16, moco.moco_v3_b16, moco.moco_tiny_cpu),
+    "DINO": (dino.dino_s16, dino.dino_s8, dino.dino_b16, dino.dino_tiny_cpu),
+    "MAE": (
+        mae.mae_b16,
+        mae.mae_l16,
+        mae.mae_h14,
+        mae.mae_finetune_b16,
+        mae.mae_finetune_l16,
+        mae.mae_finetune_h14,
+        mae.mae_tiny_cpu,
+    ),
+    "Hybrid": (hybrid.hybrid_r50_b16, hybrid.hybrid_tiny_cpu),
+    "MLP-Mixer": (mixer.mixer_b16, mixer.mixer_tiny_cpu),
+    "T2T-ViT": (t2t.t2t_14, t2t.t2t_19, t2t.t2t_tiny_cpu),
+    "PVT v2": (pvt.pvt_v2_b0, pvt.pvt_v2_b2, pvt.pvt_v2_b5, pvt.pvt_tiny_cpu),
+    "CNN": (cnn.cnn_tiny_cpu,),
+    "Fine-tuning": (finetune.finetune_224, finetune.finetune_384),
+    "Demo": (demo.elpv_teacher, demo.elpv_vit, demo.elpv_deit, demo.elpv_finetune),
+}
+"""The recipes of each family; the last of most is small enough for two CPU cores."""
 
 CATALOGUE: dict[str, Callable[[], Recipe]] = {
-    "vit_ti16": vit_ti16,
-    "vit_s16": vit_s16,
-    "vit_s16_in1k_90ep": vit_s16_in1k_90ep,
-    "vit_b16": vit_b16,
-    "vit_l16": vit_l16,
-    "deit_ti16": deit_ti16,
-    "deit_s16": deit_s16,
-    "deit_b16": deit_b16,
-    "finetune_224": finetune_224,
-    "finetune_384": finetune_384,
-    "vit_tiny_cpu": vit_tiny_cpu,
-    "deit_tiny_cpu": deit_tiny_cpu,
-    "elpv_teacher": elpv_teacher,
-    "elpv_vit": elpv_vit,
-    "elpv_deit": elpv_deit,
-    "elpv_finetune": elpv_finetune,
+    recipe.__name__: recipe for recipes in FAMILIES.values() for recipe in recipes
 }
+"""Every recipe by its name, which is that of its function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +123,16 @@ def header(name: str) -> Header:
     )
 
 
-def parameters(recipe: Recipe, num_classes: int = 1000) -> int | None:
-    """Trainable parameters of the recipe's transformer with a head of `num_classes`, by arithmetic.
+def parameters(name: str) -> int | None:
+    """Trainable parameters of a recipe's model: with a head of 1,000 classes where it learns from labels, else without.
 
-    None where the architecture is another model's (fine-tuning) or no transformer.
+    From a table, since counting them takes the seconds that torch needs to be imported. None where the architecture is
+    the parent's (fine-tuning).
+
+    Raises:
+        RequestError: there is no such recipe.
     """
-    model = recipe.model
-    if not isinstance(model, VitConfig):
-        return None
-    width, hidden = model.width, round(model.width * model.mlp_ratio)
-    tokens = 2 if isinstance(model, DeitConfig) else int(model.pooling == "token")
-    heads = 2 if isinstance(model, DeitConfig) else 1
-    patches = (recipe.data.image_size // model.patch) ** 2
-    stem = (3 * model.patch**2 + 1) * width + tokens * width + (patches + tokens) * width
-    attention = 4 * width * (width + 1)
-    mlp = hidden * (width + 1) + width * (hidden + 1)
-    norm = 2 * width
-    return stem + model.depth * (attention + mlp + 2 * norm) + norm + heads * num_classes * (width + 1)
+    return SIZES.get(_function(name).__name__)
 
 
 def _function(name: str) -> Callable[[], Recipe]:
