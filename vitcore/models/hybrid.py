@@ -163,5 +163,5 @@ class Hybrid(VisionTransformer):
 
 
 def reduction_of(stem: tuple[int, ...]) -> int:
-    """Pixels along a side of a cell of the stem's map: 4 after the root and the first stage, doubled by each further one."""
+    """Pixels along a side of a cell of the stem's map: 4 after the first stage, doubled by each further one."""
     return int(_ROOT_STRIDE * 2 ** max(len(stem) - 1, 0))
