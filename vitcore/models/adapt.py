@@ -8,6 +8,7 @@ from vitcore.errors import RequestError
 from vitcore.models.build import build_with
 from vitcore.models.classifier import Classifier
 from vitcore.models.model import Model
+from vitcore.recipe import ModelConfig, VitConfig, parse
 
 M = TypeVar("M", bound=Model)
 
@@ -50,3 +51,12 @@ def adapt(
     if isinstance(adapted, Classifier) and (not keep_head or classes != model.num_classes):
         adapted.reset_head(classes)
     return adapted.train(model.training)  # type: ignore[return-value]
+
+
+def _repooled(config: ModelConfig, pooling: object) -> ModelConfig:
+    """The same model read otherwise: its class token stays, whether the head reads it or not."""
+    if not isinstance(config, VitConfig) or pooling == config.pooling:
+        return config
+    if "map" in (pooling, config.pooling):
+        raise RequestError("attention pooling has weights of its own: model.pooling cannot be changed from or to 'map'")
+    return parse(type(config), {**config.model_dump(), "pooling": pooling, "class_token": config.has_class_token})

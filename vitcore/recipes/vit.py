@@ -17,12 +17,15 @@ from vitcore.recipe import AugmentConfig, DataConfig, EvalConfig, OptimConfig, R
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Size of a transformer: embedding width D, blocks, attention heads, and where the size is defined."""
+    """Size of a transformer: embedding width D, blocks, attention heads, where the size is defined; hidden width of the
+    MLP over D.
+    """
 
     width: int
     depth: int
     heads: int
     source: str
+    mlp_ratio: float = 4.0
 
 
 VARIANTS = {
@@ -34,8 +37,10 @@ VARIANTS = {
     "B": Variant(768, 12, 12, "ViT, 2010.11929, table 1"),
     "L": Variant(1024, 24, 16, "ViT, 2010.11929, table 1"),
     "H": Variant(1280, 32, 16, "ViT, 2010.11929, table 1"),
+    "g": Variant(1408, 40, 16, "Scaling vision transformers, 2106.04560, table 2", mlp_ratio=6144 / 1408),
+    "G": Variant(1664, 48, 16, "Scaling vision transformers, 2106.04560, table 2", mlp_ratio=8192 / 1664),
 }
-"""Sizes by name. The MLP is four times as wide as D in all of them; papers combine them with patches 8, 14, 16, 32."""
+"""Sizes by name. Papers combine them with patches of 8, 14, 16 and 32 pixels."""
 
 
 def variant(name: str) -> VitConfig:
@@ -48,7 +53,9 @@ def variant(name: str) -> VitConfig:
     if match is None or match[1] not in VARIANTS:
         raise RequestError(f"{name!r} is no variant; write a size ({', '.join(VARIANTS)}), a slash and a patch: S/16")
     size = VARIANTS[match[1]]
-    return VitConfig(patch=int(match[2]), width=size.width, depth=size.depth, heads=size.heads)
+    return VitConfig(
+        patch=int(match[2]), width=size.width, depth=size.depth, heads=size.heads, mlp_ratio=size.mlp_ratio
+    )
 
 
 def vit_b16() -> Recipe:
