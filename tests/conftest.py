@@ -23,7 +23,19 @@ from tests.s3 import S3, serving
 from vitcore.data.dataset.manifest import Dataset, DatasetRef
 from vitcore.data.ingest.ingest import ingest
 from vitcore.data.ingest_config import IngestConfig
-from vitcore.recipe import AugmentConfig, Compute, DataConfig, EvalConfig, OptimConfig, Recipe, TrainConfig, VitConfig
+from vitcore.recipe import (
+    AugmentConfig,
+    ClipConfig,
+    Compute,
+    ContrastConfig,
+    DataConfig,
+    EvalConfig,
+    OptimConfig,
+    Recipe,
+    TextConfig,
+    TrainConfig,
+    VitConfig,
+)
 from vitcore.recipe import apply_overrides as override
 from vitcore.train.request import TrainRequest
 
@@ -79,6 +91,61 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     dataset = Dataset.open(ingest(str(root / "raw"), str(root / "dataset"), IngestConfig(shard_mb=0.05)))
     assert len(dataset.shards("train")) > 3
     return dataset
+
+
+ABOVE = {
+    "red": (220, 40, 40),
+    "blue": (40, 60, 220),
+    "green": (40, 170, 60),
+    "white": (235, 235, 235),
+    "black": (15, 15, 15),
+}
+BELOW = {
+    "yellow": (230, 220, 50),
+    "purple": (150, 40, 170),
+    "grey": (125, 125, 125),
+    "orange": (240, 140, 30),
+    "cyan": (40, 220, 220),
+}
+
+
+@pytest.fixture(scope="session")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Ingested photographs of a sky and a field in 25 pairs of colours, with two captions that name both, and the sky
+    as the class: 100 to train on, 25 to validate.
+    """
+    root = tmp_path_factory.mktemp("captioned")
+    rng = np.random.default_rng(5)
+    rows = ["image,split,label,caption"]
+    for sky, above in ABOVE.items():
+        for field, below in BELOW.items():
+            for number, split in enumerate(["train"] * 4 + ["val"]):
+                pixels = np.concatenate([np.full((20, 40, 3), above), np.full((20, 40, 3), below)])
+                pixels = (pixels + rng.normal(0, 12, pixels.shape)).clip(0, 255).astype(np.uint8)
+                name = f"{sky}-{field}-{number}.jpg"
+                (root / "raw").mkdir(exist_ok=True)
+                Image.fromarray(pixels).save(root / "raw" / name, quality=90)
+                rows += [
+                    f"{name},{split},{sky},{text}"
+                    for text in (f"{sky} sky over a {field} field", f"A {field} field under {sky}!")
+                ]
+    (root / "raw" / "captions.csv").write_text("\n".join(rows) + "\n")
+    return Dataset.open(ingest(str(root / "raw" / "captions.csv"), str(root / "dataset"), IngestConfig(shard_mb=0.05)))
+
+
+@pytest.fixture(scope="session")
+def pairs(plain: Recipe) -> Recipe:
+    """A recipe for `captioned`: a small CLIP, without anything random but the order, the crop and the caption."""
+    text = TextConfig(context=16, width=32, depth=2, heads=2)
+    return plain.model_copy(
+        update={
+            "name": "pairs",
+            "data": plain.data.model_copy(update={"captions": True, "augment": AugmentConfig(crop_scale=(0.9, 1.0))}),
+            "model": ClipConfig(width=32, image=plain.model, text=text),
+            "objective": ContrastConfig(),
+            "eval": plain.eval.model_copy(update={"metric": "recall_at_10"}),
+        }
+    )
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from vitcore import world
 from vitcore.data.loading.batch import Batch
 from vitcore.errors import RequestError, WorkError
+from vitcore.objectives.contrast import Pairs, contrast
 from vitcore.train import loop
 from vitcore.train.__main__ import main
 from vitcore.train.learner import Learner
@@ -79,6 +80,31 @@ def do_validate(here: world.World, request: TrainRequest) -> dict[str, Any]:
         if name.endswith("running_mean"):
             buffer.add_(here.rank)
     return {"metrics": validate(learner)}
+
+
+def do_contrast(here: world.World, _: Any) -> dict[str, Any]:
+    """Loss and gradients of 11 pairs, 5 a rank at most; places that are left over have weight 0 and other rows."""
+    torch.manual_seed(4)
+    image_GE, text_GE = torch.nn.functional.normalize(torch.randn(2, 11, 6), dim=2)
+    answer = {}
+    for loss in ("softmax", "sigmoid"):
+        own = slice(here.rank * 11 // here.size, (here.rank + 1) * 11 // here.size)
+        slots, count = -(-11 // here.size), own.stop - own.start
+        padding = torch.full((slots - count, 6), 0.4)
+        rows = [torch.cat([rows_GE[own], padding]).requires_grad_() for rows_GE in (image_GE, text_GE)]
+        weights_S = (torch.arange(slots) < count).float()
+        shared = [torch.tensor(5.0, requires_grad=True), torch.tensor(-1.0, requires_grad=True)]
+        loss_S, hit_S = contrast(loss, Pairs(*rows, weights_S), tuple(shared), here)
+        total = (loss_S * weights_S).sum()
+        total.backward()
+        answer[loss] = {
+            "loss": here.sum(total.detach().clone()).item(),
+            "hits": here.sum((hit_S * weights_S).sum()).item(),
+            "rows": [here.gather(row.grad[:count].tolist()) for row in rows],
+            "padding": [row.grad[count:].abs().sum().item() for row in rows],
+            "shared": [here.sum(value.grad.clone()).item() for value in shared if value.grad is not None],
+        }
+    return answer
 
 
 def do_collectives(here: world.World, _: Any) -> dict[str, Any]:
