@@ -46,7 +46,7 @@ def adapt(
             continue
         if field not in type(config).model_fields:
             raise RequestError(f"model.{field} is for transformers; leave it out for a {config.kind}")
-        config = config.model_copy(update={field: value})
+        config = _repooled(config, value) if field == "pooling" else config.model_copy(update={field: value})
     adapted = build_with(config, model.state_for(size), num_classes=model.num_classes, image_size=size)
     if isinstance(adapted, Classifier) and (not keep_head or classes != model.num_classes):
         adapted.reset_head(classes)
