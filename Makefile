@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench lock clean
+.PHONY: demo test lint bench reproduce lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vit pipeline elpv
@@ -19,6 +19,9 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/benchmarks -s --benchmarks
+
+reproduce: $(VENV)/.installed
+	$(BIN)/python -m experiments
 
 lock: $(VENV)/.installed
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-emit-index-url --quiet -o requirements.lock
