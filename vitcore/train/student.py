@@ -26,7 +26,7 @@ def student(request: TrainRequest, classes: tuple[str, ...]) -> Model:
     num_classes = len(classes) if isinstance(recipe.objective, LabelConfig) else 0
     locked = isinstance(recipe.objective, ContrastConfig) and recipe.objective.lock_image
     if request.init is None:
-        if isinstance(recipe.model, ParentConfig) or locked:
+        if isinstance(recipe.model, ParentConfig) or locked:  # locked weights are worth nothing unless trained before
             raise RequestError(f"recipe {recipe.name!r} continues another model; name it with --model")
         return build(recipe.model, num_classes=num_classes, image_size=recipe.data.image_size)
     parent = load_reference(request.init)
