@@ -19,8 +19,9 @@ from vitcore.recipe import HybridConfig
 ROOT_WIDTH = 64
 STAGE_WIDTHS = (256, 512, 1024, 2048)
 STANDARD_EPS = 1e-8
+GROUPS = 32
+GROUP_EPS = 1e-5
 _SQUEEZE = 4
-_GROUPS = 32
 _ROOT_STRIDE = 4
 
 
@@ -45,6 +46,10 @@ def same_pad(maps_BSHW: Tensor, side: int, stride: int, value: float = 0.0) -> T
     return F.pad(maps_BSHW, (width // 2, width - width // 2, height // 2, height - height // 2), value=value)
 
 
+def _norm(width: int) -> nn.Module:
+    return nn.GroupNorm(GROUPS, width, eps=GROUP_EPS)
+
+
 class Bottleneck(nn.Module):
     """Three convolutions, 1 × 1, 3 × 3, 1 × 1, around a residual (1512.03385, section 4.1); the middle one strides."""
 
@@ -52,9 +57,9 @@ class Bottleneck(nn.Module):
         super().__init__()
         narrow = to_width // _SQUEEZE
         self.downsample = Projection(from_width, to_width, stride) if project else nn.Identity()
-        self.conv1, self.norm1 = StandardConv(from_width, narrow, 1), nn.GroupNorm(_GROUPS, narrow)
-        self.conv2, self.norm2 = StandardConv(narrow, narrow, 3, stride), nn.GroupNorm(_GROUPS, narrow)
-        self.conv3, self.norm3 = StandardConv(narrow, to_width, 1), nn.GroupNorm(_GROUPS, to_width)
+        self.conv1, self.norm1 = StandardConv(from_width, narrow, 1), _norm(narrow)
+        self.conv2, self.norm2 = StandardConv(narrow, narrow, 3, stride), _norm(narrow)
+        self.conv3, self.norm3 = StandardConv(narrow, to_width, 1), _norm(to_width)
 
     def forward(self, maps_BSHW: Tensor) -> Tensor:
         """(B, S, H, W) to (B, S', H / stride, W / stride)."""
@@ -69,7 +74,7 @@ class Projection(nn.Module):
     def __init__(self, from_width: int, to_width: int, stride: int) -> None:
         super().__init__()
         self.conv = StandardConv(from_width, to_width, 1, stride)
-        self.norm = nn.GroupNorm(_GROUPS, to_width)
+        self.norm = _norm(to_width)
 
     def forward(self, maps_BSHW: Tensor) -> Tensor:
         """(B, S, H, W) to (B, S', H / stride, W / stride)."""
@@ -83,7 +88,7 @@ class Root(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = StandardConv(3, ROOT_WIDTH, 7, 2)
-        self.norm = nn.GroupNorm(_GROUPS, ROOT_WIDTH)
+        self.norm = _norm(ROOT_WIDTH)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, 64, H / 4, W / 4)."""

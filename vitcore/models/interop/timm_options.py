@@ -7,11 +7,26 @@ from typing import Any
 from torch import nn
 
 from vitcore.errors import RequestError
-from vitcore.models.hybrid import STANDARD_EPS
+from vitcore.models.hybrid import GROUP_EPS, GROUPS, STANDARD_EPS
 from vitcore.recipe.model import Activation
 
 _VITS = {"VisionTransformer", "VisionTransformerDistilled"}
 _POOLINGS = {"token": "token", "avg": "mean", "map": "map"}
+_STEM_PARTS = {
+    "Bottleneck",
+    "ClassifierHead",
+    "DownsampleConv",
+    "Dropout",
+    "GroupNormAct",
+    "Identity",
+    "MaxPool2dSame",
+    "ReLU",
+    "ResNetStage",
+    "ResNetV2",
+    "SelectAdaptivePool2d",
+    "Sequential",
+    "StdConv2dSame",
+}
 _DIGITS = 6  # timm's rates have been float32 on the way
 
 
@@ -70,17 +85,17 @@ def _refuse_foreign_parts(told: Any) -> None:
 
 
 def _foreign_stem(embed: Any) -> dict[str, bool]:
-    """What a hybrid's stem may be other than ours."""
+    """What a hybrid's stem may be other than ours; other widths and depths show in the shapes."""
     if _name(embed) != "HybridEmbed":
         return {}
-    stem: Any = getattr(embed.backbone, "stem", embed.backbone)
-    root: Any = getattr(stem, "conv", None)
-    blocks = [block for block in embed.backbone.modules() if _name(block).endswith(("Bottleneck", "Basic"))]
-    known = _name(embed.backbone) in {"ResNetV2", "Sequential"} and _name(root) == "StdConv2dSame"
+    parts: list[Any] = list(embed.backbone.modules())
+    strange = sorted({_name(part) for part in parts} - _STEM_PARTS)
+    kernels = {getattr(part, "eps", None) for part in parts if isinstance(part, nn.Conv2d)}
+    norms = {(part.num_groups, part.eps) for part in parts if isinstance(part, nn.GroupNorm)}
     return {
-        f"stem {_name(embed.backbone)}": not known,
-        "stem with another epsilon of its kernels": known and root.eps != STANDARD_EPS,
-        "stem with blocks that are normalised first": any(_name(block) != "Bottleneck" for block in blocks),
+        f"stem with {', '.join(strange)}": bool(strange),
+        f"stem with kernels of another epsilon than {STANDARD_EPS:g}": kernels != {STANDARD_EPS},
+        "stem with other group norms": norms != {(GROUPS, GROUP_EPS)},
     }
 
 
