@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from prefect import get_client, task
 from prefect.concurrency.sync import concurrency
 
-from tasks.evaluate import EvaluateStage, evaluate_model
+from tasks.evaluate import evaluate_model, stage_of
 from tasks.models import pinned
 from tasks.on_mlflow import champion as reign
 from tasks.on_mlflow import registry
@@ -71,7 +71,7 @@ def roll_back(name: str, settings: Settings) -> ModelVersion:
 
 
 def _outcomes(version: ModelVersion, data: DatasetRef, settings: Settings, split: str) -> Outcomes:
-    stage = EvaluateStage(name=version.name, model=pinned(version), data=data, split=split)
+    stage = stage_of(settings, version.name, pinned(version), data, split)
     return evaluate_model(stage, settings).outcomes
 
 

@@ -16,10 +16,11 @@ from tasks.settings import Settings
 from vitcore.data.dataset.manifest import Dataset, DatasetRef
 from vitcore.data.reading.reader import Reader
 from vitcore.evals.report import Report
+from vitcore.evals.retrieval import AT, RetrievalReport
 from vitcore.identity import digest
 from vitcore.models.described import described
 from vitcore.models.pretrained import Pretrained, load_pretrained
-from vitcore.recipe import Recipe
+from vitcore.recipe import ClipConfig, Recipe
 
 RECIPE = "vit.recipe"
 """Tag with the name of the recipe."""
@@ -38,6 +39,15 @@ _SCORES = {
     "balanced_accuracy": "balanced accuracy",
     "auroc": "AUROC",
     "ece": "expected calibration error",
+    **{f"image_to_text_recall_at_{k}": f"photograph finds a caption, R@{k}" for k in AT},
+    **{f"text_to_image_recall_at_{k}": f"caption finds its photograph, R@{k}" for k in AT},
+}
+_ASKED = {
+    "classifier": "",
+    "zero-shot": ", zero-shot",
+    "knn": ", by the 20 nearest training photographs",
+    "linear": ", by a linear classifier of the features",
+    "retrieval": ", retrieval",
 }
 
 
@@ -93,7 +103,12 @@ def register_model(
     return version
 
 
-def describe(settings: Settings, version: ModelVersion, model: Pretrained, report: Report) -> None:
+def place_of(report: Report | RetrievalReport) -> str:
+    """Where its numbers stand among metrics and tags: ``test``, or ``test/knn`` where not the head was asked."""
+    return report.split if report.protocol == "classifier" else f"{report.split}/{report.protocol}"
+
+
+def describe(settings: Settings, version: ModelVersion, model: Pretrained, report: Report | RetrievalReport) -> None:
     """Bring the version's description and card up to date with an evaluation of a held-out split."""
     scores = tuple(
         Score(_SCORES.get(metric, metric), estimate.value, estimate.low, estimate.high)
@@ -107,12 +122,13 @@ def describe(settings: Settings, version: ModelVersion, model: Pretrained, repor
         model,
         version.tags,
         scores=scores,
-        split=f"{report.split} ({report.samples:,} photographs)",
+        split=f"{report.split} ({report.samples:,} photographs{_ASKED[report.protocol]})",
         remarks=tuple(remarks),
     )
     registry.describe_version(settings.tracking_uri, version, summary(card))
     runs.log_text(settings.tracking_uri, version.run_id, CARD_FILE, markdown(card, version.uri))
-    metrics = {f"{report.split}/{metric}": f"{estimate.value:.4f}" for metric, estimate in report.metrics.items()}
+    place = place_of(report)
+    metrics = {f"{place}/{metric}": f"{estimate.value:.4f}" for metric, estimate in report.metrics.items()}
     registry.tag_version(settings.tracking_uri, version, metrics)
 
 
@@ -139,9 +155,11 @@ def _card(
     config = card.model
     train = recipe.train if recipe else None
     terms = tags.get(DATA_LICENSE)
+    head = card.num_classes > 0
     return Card(
         name=name,
-        task=f"Classifies photographs into {len(card.classes)} classes: {', '.join(card.classes[:10])}.",
+        task=_task(model),
+        kind=logged.kind_of(card),
         architecture=described(config),
         classes=card.classes,
         parameters=sum(parameter.numel() for parameter in model.model.parameters()),
@@ -158,8 +176,18 @@ def _card(
         remarks=remarks,
         intended_use="Photographs like those it was trained on; scores say nothing about others.",
         limits=(
-            "It always answers with one of its classes, also for photographs of something else.",
+            *(["It always answers with one of its classes, also for photographs of something else."] if head else []),
             *([f"Its training photographs are under {terms}: see what they allow."] if terms else []),
         ),
         git=tags.get(GIT, ""),
     )
+
+
+def _task(model: Pretrained) -> str:
+    """What it does, in a sentence."""
+    card = model.card
+    if isinstance(card.model, ClipConfig):
+        return f"Embeds photographs and texts in one space of {card.model.width} dimensions."
+    if not card.num_classes:
+        return f"Turns photographs into features of {model.classifier.width} numbers."
+    return f"Classifies photographs into {len(card.classes)} classes: {', '.join(card.classes[:10])}."

@@ -16,7 +16,7 @@ from vitcore.errors import RequestError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vitcore.models import ModelCard
+    from vitcore.models import ModelCard, Pretrained
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Arguments:
     """The model: models:/NAME/VERSION, models:/NAME@ALIAS, timm:NAME, torchvision:NAME, or a model's folder."""
     images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE…", help_behavior_hint="(at least one)")]
     """The photographs."""
+    classes: str = ""
+    """Texts to choose between, for an image and text model, separated by commas: "a dog,a cat"."""
     top: int = 5
     """Most classes to print of each."""
     json: bool = False
@@ -39,8 +41,13 @@ def run(argv: list[str], session: Session) -> int:
         Arguments,
         argv,
         verb="predict",
-        about="Print the most probable classes of photographs.",
-        examples=("vit predict models:/birds@champion photos/wren.jpg", "vit predict .vit/model photos/*.jpg --json"),
+        about="Print the most probable classes of photographs: those the model was trained on, or those you name for "
+        "an image and text model.",
+        examples=(
+            "vit predict models:/birds@champion photos/wren.jpg",
+            "vit predict .vit/model photos/*.jpg --json",
+            'vit predict models:/clip/3 photos/wren.jpg --classes "a wren,a robin,an empty branch"',
+        ),
     )
     if not given.images:
         raise RequestError("name at least one photograph: vit predict MODEL IMAGE…")
@@ -49,12 +56,10 @@ def run(argv: list[str], session: Session) -> int:
             raise RequestError(f"there is no photograph {path}; give the path of an image file")
     settings = session.start()
     from tasks.models import localize
-    from vitcore.evals.photographs import probabilities
     from vitcore.models import load_reference
 
     model = load_reference(localize(settings.tracking_uri, settings.home / "models", given.model))
-    probabilities_BK = probabilities(model, [_view(path, model.card) for path in given.images])
-    names = model.card.classes or tuple(str(index) for index in range(model.card.num_classes))
+    names, probabilities_BK = _answer(given, model)
     top = probabilities_BK.topk(min(max(1, given.top), len(names)))
     answers = [
         (path, [(names[index], value) for index, value in zip(indices, values, strict=True)])
@@ -70,6 +75,36 @@ def run(argv: list[str], session: Session) -> int:
     ]
     console.table(("image", "class", "probability"), rows)
     return 0
+
+
+def _answer(given: Arguments, model: Pretrained) -> tuple[tuple[str, ...], Tensor]:
+    """Names of the K classes, and their probabilities (B, K) for each photograph.
+
+    Raises:
+        RequestError: the model has no classes, or classes were named that it cannot take.
+    """
+    from vitcore.evals.photographs import probabilities, text_probabilities
+
+    card = model.card
+    asked = tuple(dict.fromkeys(name.strip() for name in given.classes.split(",") if name.strip()))
+    if card.model.kind == "clip":
+        if not asked:
+            raise RequestError(
+                'an image and text model chooses between texts: name them, such as --classes "a dog,a cat"'
+            )
+        views = [_view(path, card) for path in given.images]
+        return asked, text_probabilities(model, views, [f"a photo of {name}." for name in asked])
+    if not card.num_classes:
+        raise RequestError(
+            f"{given.model} has no classes, it turns photographs into features: give it some with "
+            f"`vit finetune finetune_224 --model {given.model} --data URL`, or measure it with `vit evaluate`"
+        )
+    if asked:
+        raise RequestError(
+            f"--classes is for image and text models; {given.model} has {card.num_classes} classes of its own"
+        )
+    names = card.classes or tuple(str(index) for index in range(card.num_classes))
+    return names, probabilities(model, [_view(path, card) for path in given.images])
 
 
 def _view(path: Path, card: ModelCard) -> Tensor:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tasks.on_mlflow.registry import DESCRIPTION_CHARACTERS
 from tasks.on_mlflow.runs import cut
+
+Kind = Literal["classifier", "backbone", "clip"]
+"""What a model answers with: classes, features of photographs, or embeddings of photographs and texts."""
+_PIPELINES: dict[Kind, str] = {
+    "classifier": "image-classification",
+    "backbone": "image-feature-extraction",
+    "clip": "zero-shot-image-classification",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,7 @@ class Card:
     """Commit of the code."""
     papers: tuple[str, ...] = field(default=())
     """arXiv numbers."""
+    kind: Kind = "classifier"
 
 
 def markdown(card: Card, ref: str = "") -> str:
@@ -81,7 +91,7 @@ def markdown(card: Card, ref: str = "") -> str:
         _section("What it was made from", _list(_lineage(card))),
         _section("Intended use", card.intended_use),
         _section("Limits", _list(card.limits)),
-        _section("How to load it", _loading(ref)),
+        _section("How to load it", _loading(ref, card.kind)),
     ]
     return "\n\n".join(part for part in sections if part) + "\n"
 
@@ -94,7 +104,7 @@ def summary(card: Card) -> str:
 
 
 def _front_matter(card: Card) -> str:
-    lines = ["pipeline_tag: image-classification", "library_name: vitcore", f"tags: [{', '.join(_tags(card))}]"]
+    lines = [f"pipeline_tag: {_PIPELINES[card.kind]}", "library_name: vitcore", f"tags: [{', '.join(_tags(card))}]"]
     if card.license:
         lines.append(f"license: {card.license.lower()}")
     return "\n".join(["---", *lines, "---"])
@@ -134,7 +144,14 @@ def _lineage(card: Card) -> Iterable[str]:
         yield f"Code at commit `{card.git}`"
 
 
-def _loading(ref: str) -> str:
+def _loading(ref: str, kind: Kind) -> str:
+    told = {
+        "classifier": f"On the command line: `vit predict {ref} photograph.jpg`",
+        "backbone": "Each row of the answer holds the features of a photograph. To classify with them: "
+        f"`vit finetune finetune_224 --model {ref} --data URL`",
+        "clip": "A column `text` instead of `image` embeds texts. On the command line: "
+        f'`vit predict {ref} photograph.jpg --classes "a dog,a cat"`',
+    }
     return f"""```python
 import mlflow.pyfunc, pandas as pd
 
@@ -143,7 +160,7 @@ photograph = open("photograph.jpg", "rb").read()
 print(model.predict(pd.DataFrame({{"image": [photograph]}})))
 ```
 
-On the command line: `vit predict {ref} photograph.jpg`"""
+{told[kind]}"""
 
 
 def _names(classes: tuple[str, ...], most: int = 20) -> str:

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import vitcore
+from tasks.on_mlflow.card import Kind
 from tasks.on_mlflow.client import client, connect
 from tasks.on_mlflow.registry import resolve
 from vitcore.errors import WorkError
+from vitcore.models.pretrained import ModelCard
+from vitcore.recipe import ClipConfig, CnnConfig
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -29,6 +32,11 @@ FILE_DIGEST = "vit.file"
 
 _ARTIFACT = "pretrained"
 _FILES = ("model.safetensors", "config.json")
+_TYPES: dict[Kind, str] = {
+    "classifier": "image-classifier",
+    "backbone": "image-features",
+    "clip": "image-text-embedder",
+}
 _SERVE = Path(__file__).with_name("serve.py")
 _NEEDS = ("mlflow", "torch", "torchvision", "safetensors", "pillow", "numpy", "pandas", "pyarrow", "pydantic", "fsspec")
 
@@ -85,21 +93,39 @@ def fetch(tracking_uri: str, ref: str, into: Path) -> Path:
     return target
 
 
-def signature() -> ModelSignature:
-    """Bytes of an image file in; class, its probability and all probabilities out."""
+def kind_of(card: ModelCard) -> Kind:
+    """What a model answers with."""
+    if card.model.kind == "clip":
+        return "clip"
+    return "classifier" if card.num_classes else "backbone"
+
+
+def signature(kind: Kind = "classifier") -> ModelSignature:
+    """Bytes of an image file in; class, its probability and all probabilities out.
+
+    A backbone answers with the features of the image; a CLIP takes an image or a text in each row, and answers with its
+    embedding.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Map
+    from mlflow.types.schema import Array, Map
 
-    inputs = Schema([ColSpec(DataType.binary, "image")])
-    outputs = Schema(
-        [
-            ColSpec(DataType.string, "class"),
-            ColSpec(DataType.double, "probability"),
-            ColSpec(Map(DataType.double), "probabilities"),
-        ]
+    photograph = Schema([ColSpec(DataType.binary, "image")])
+    if kind == "classifier":
+        classes = Schema(
+            [
+                ColSpec(DataType.string, "class"),
+                ColSpec(DataType.double, "probability"),
+                ColSpec(Map(DataType.double), "probabilities"),
+            ]
+        )
+        return ModelSignature(photograph, classes)
+    if kind == "backbone":
+        return ModelSignature(photograph, Schema([ColSpec(Array(DataType.double), "features")]))
+    either = Schema(
+        [ColSpec(DataType.binary, "image", required=False), ColSpec(DataType.string, "text", required=False)]
     )
-    return ModelSignature(inputs=inputs, outputs=outputs)
+    return ModelSignature(either, Schema([ColSpec(Array(DataType.double), "embedding")]))
 
 
 def _log(
@@ -109,8 +135,9 @@ def _log(
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
+    card = _card_of(folder)
     logged = mlflow.create_logged_model(
-        experiment_id, name, source_run_id=run_id, tags={FILE_DIGEST: digest}, model_type="image-classifier"
+        experiment_id, name, source_run_id=run_id, tags={FILE_DIGEST: digest}, model_type=_TYPES[kind_of(card)]
     )
     model = Model(
         artifact_path=logged.artifact_location, model_uuid=logged.model_id, run_id=run_id, model_id=logged.model_id
@@ -118,7 +145,7 @@ def _log(
     try:
         with tempfile.TemporaryDirectory() as temporary:
             built = Path(temporary) / "built"
-            _build(built, Path(temporary) / _ARTIFACT, model, folder, example)
+            _build(built, Path(temporary) / _ARTIFACT, model, folder, card, example)
             mlflow.log_model_artifacts(logged.model_id, str(built))
         mlflow.finalize_logged_model(logged.model_id, "READY")
     except BaseException:
@@ -128,7 +155,7 @@ def _log(
     return str(logged.model_id)
 
 
-def _build(built: Path, staged: Path, model: object, folder: Path, example: bytes) -> None:
+def _build(built: Path, staged: Path, model: object, folder: Path, card: ModelCard, example: bytes) -> None:
     import pandas as pd
     from mlflow import pyfunc
 
@@ -141,21 +168,31 @@ def _build(built: Path, staged: Path, model: object, folder: Path, example: byte
         python_model=str(_SERVE),
         artifacts={_ARTIFACT: str(staged)},
         code_paths=[str(Path(vitcore.__file__).parent)],
-        signature=signature(),
+        signature=signature(kind_of(card)),
         input_example=pd.DataFrame({"image": [example]}),
-        pip_requirements=_requirements(folder),
+        pip_requirements=_requirements(card),
     )
     for cache in built.rglob("__pycache__"):
         shutil.rmtree(cache)
 
 
-def _requirements(folder: Path) -> list[str]:
+def _card_of(folder: Path) -> ModelCard:
+    """The card in a model's folder, without the digest of its weights."""
+    tree = json.loads((folder / _FILES[1]).read_text(encoding="utf-8"))
+    return ModelCard.model_validate({name: tree[name] for name in ModelCard.model_fields if name in tree})
+
+
+def _requirements(card: ModelCard) -> list[str]:
     """The libraries `vitcore` stands on, as installed here (without local labels such as ``+cpu``, which no index has).
 
     Said outright: MLflow's own inference would load the model in a new process to watch its imports.
     """
-    architecture = json.loads((folder / _FILES[1]).read_text())["model"]
-    extra = ("efficientnet_lite_pytorch",) if str(architecture.get("name", "")).startswith("efficientnet_lite") else ()
+    config = card.model
+    extra: tuple[str, ...] = ()
+    if isinstance(config, CnnConfig) and config.name.startswith("efficientnet_lite"):
+        extra = ("efficientnet_lite_pytorch",)
+    if isinstance(config, ClipConfig):
+        extra = ("open_clip_torch",)  # whose byte pairs the texts are read by
     return [f"{name}=={metadata.version(name).split('+')[0]}" for name in (*_NEEDS, *extra)]
 
 

@@ -1,12 +1,11 @@
-"""Where a transformer looks: attention rollout, last-block maps, and a figure of both over photographs.
+"""Where a transformer looks: attention rollout, last-block maps, and a figure of the rollout over photographs.
 
 Shape suffixes as in `vitcore.models.vit`; Y and X are rows and columns of the patch grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +15,37 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from vitcore.evals import style
-from vitcore.models import VisionTransformer
+from vitcore.evals.answers import answering, device_of
+from vitcore.models.clip import Clip
+from vitcore.models.vit import VisionTransformer
+from vitcore.objectives.objective import Normalize
 
 _CELL = 1.9  # inches
 _NAME = 18  # characters of a class name over a photograph
+
+
+def transformer_of(model: nn.Module) -> VisionTransformer | None:
+    """The vision transformer in a model: itself, or a CLIP's image tower; None where there is none."""
+    tower = model.image if isinstance(model, Clip) else model
+    return tower if isinstance(tower, VisionTransformer) else None
+
+
+def pixels_of(images_BCHW: Tensor) -> Tensor:
+    """Images as float in [0, 1], from that or from uint8."""
+    return images_BCHW.float() / 255 if images_BCHW.dtype == torch.uint8 else images_BCHW.float()
+
+
+def attention_of(model: VisionTransformer, images_BCHW: Tensor) -> list[Tensor]:
+    """Attention weights of each block, first to last, each (B, A, N, N), on the CPU.
+
+    Args:
+        model: left in the mode it is in.
+        images_BCHW: uint8, or float in [0, 1]; not normalised, of the model's input size.
+    """
+    device = device_of(model)
+    with answering(model), torch.no_grad():
+        maps = model.attention(Normalize(model.config, device)(pixels_of(images_BCHW).to(device)))
+    return [map_BANN.float().cpu() for map_BANN in maps]
 
 
 def rollout(maps: Sequence[Tensor]) -> Tensor:
@@ -43,16 +69,15 @@ def rollout(maps: Sequence[Tensor]) -> Tensor:
 def rollout_maps(model: VisionTransformer, images_BCHW: Tensor) -> Tensor:
     """How much each patch reaches what the head reads, over all blocks (B, Y, X); a map sums to one.
 
-    The head of a ViT reads its class token, DeiT's heads both tokens, a mean-pooling head all patches.
+    The head of a ViT reads its class token, DeiT's heads both tokens, a pooling head all patches.
 
     Args:
         model: left in the mode it is in.
-        images_BCHW: normalised.
+        images_BCHW: uint8, or float in [0, 1]; not normalised.
     """
-    with _looking(model):
-        reached_BNN = rollout(model.attention(images_BCHW))
-    read_BN = (reached_BNN[:, : model.num_prefix] if model.num_prefix else reached_BNN).mean(dim=1)
-    patches_BP = read_BN[:, model.num_prefix :]
+    reached_BNN = rollout(attention_of(model, images_BCHW))
+    read = slice(model.num_read) if model.num_read else slice(model.num_prefix, None)
+    patches_BP = reached_BNN[:, read].mean(dim=1)[:, model.num_prefix :]
     shares_BP = patches_BP / patches_BP.sum(dim=1, keepdim=True)
     return shares_BP.view(-1, model.grid, model.grid)
 
@@ -60,15 +85,14 @@ def rollout_maps(model: VisionTransformer, images_BCHW: Tensor) -> Tensor:
 def last_block_maps(model: VisionTransformer, images_BCHW: Tensor) -> Tensor:
     """The class token's attention to the patches in the last block, one map a head (B, A, Y, X).
 
-    With mean pooling there is no class token: the patches' attention is averaged.
+    Where the head reads the patches, their attention is averaged instead.
 
     Args:
         model: left in the mode it is in.
-        images_BCHW: normalised.
+        images_BCHW: uint8, or float in [0, 1]; not normalised.
     """
-    with _looking(model):
-        last_BANN = model.attention(images_BCHW)[-1]
-    read_BAN = last_BANN[:, :, 0] if model.num_prefix else last_BANN.mean(dim=2)
+    last_BANN = attention_of(model, images_BCHW)[-1]
+    read_BAN = last_BANN[:, :, 0] if model.num_read else last_BANN[:, :, model.num_prefix :].mean(dim=2)
     patches_BAP = read_BAN[:, :, model.num_prefix :]
     return patches_BAP.reshape(*patches_BAP.shape[:2], model.grid, model.grid)
 
@@ -86,7 +110,7 @@ def attention_figure(
     with what it saw instead where it is not.
 
     Args:
-        model: a ViT or DeiT.
+        model: any; its vision transformer is looked at.
         images_BCHW: uint8, or float in [0, 1]; not normalised, of the model's input size.
         labels: true class of each.
         predictions: predicted class of each.
@@ -95,13 +119,11 @@ def attention_figure(
     Returns:
         The figure, bound to no display; None for a model without attention (a CNN), or without photographs.
     """
-    if not isinstance(model, VisionTransformer) or not len(images_BCHW):
+    tower = transformer_of(model)
+    if tower is None or not len(images_BCHW):
         return None
-    pixels_BCHW = images_BCHW.float() / 255 if images_BCHW.dtype == torch.uint8 else images_BCHW.float()
-    device = model.pos_embed.device
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.config.mean, model.config.std))
-    maps_BYX = rollout_maps(model, ((pixels_BCHW - mean) / std).to(device)).cpu()
-    heat_BHW = _enlarged(maps_BYX, model.image_size)
+    pixels_BCHW = pixels_of(images_BCHW)
+    heat_BHW = enlarged(rollout_maps(tower, images_BCHW), tower.image_size)
     count = len(images_BCHW)
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -122,7 +144,7 @@ def attention_figure(
     return figure
 
 
-def _enlarged(maps_BYX: Tensor, size: int) -> Tensor:
+def enlarged(maps_BYX: Tensor, size: int) -> Tensor:
     """Maps at the photographs' size, each stretched to [0, 1]."""
     heat_BHW = F.interpolate(maps_BYX.unsqueeze(1), size=(size, size), mode="bilinear", align_corners=False).squeeze(1)
     heat_BHW = heat_BHW - heat_BHW.amin(dim=(1, 2), keepdim=True)
@@ -133,15 +155,3 @@ def _titled(panel: Axes, true: str, predicted: str, right: bool) -> None:
     true, predicted = (name if len(name) <= _NAME else name[: _NAME - 1] + "…" for name in (true, predicted))
     text = true if right else f"{true}\nseen as {predicted}"
     panel.set_title(text, fontsize=style.SMALL, fontfamily=style.FONT, color=style.GREEN if right else style.VERMILION)
-
-
-@contextmanager
-def _looking(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; the model's own mode afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)

@@ -12,6 +12,7 @@ import numpy as np
 
 from vitcore.evals.metrics import confusion_matrix
 from vitcore.evals.outcomes import Outcomes
+from vitcore.evals.protocol import Name
 from vitcore.evals.statistics import (
     LEVEL,
     RESAMPLES,
@@ -69,6 +70,8 @@ class Report(Config):
     dataset: str
     """Digest of the dataset version."""
     split: str
+    protocol: Name = "classifier"
+    """How the model was asked."""
     samples: int
     """Samples evaluated."""
     skipped: tuple[str, ...] = ()
@@ -102,6 +105,7 @@ def build_report(
     model: str,
     dataset: str,
     split: str,
+    protocol: Name = "classifier",
     parameters: int | None = None,
     images_per_s: float | None = None,
     overlap: TrainingOverlap | None = None,
@@ -119,6 +123,7 @@ def build_report(
         model=model,
         dataset=dataset,
         split=split,
+        protocol=protocol,
         samples=len(outcomes),
         skipped=outcomes.skipped,
         level=level,

@@ -54,8 +54,11 @@ class Difference(Estimate):
     other, near ½ nothing is known. Twice the smaller of it and its complement reads like a two-sided p-value."""
 
 
-def wilson(hits: int, total: int, level: float = LEVEL) -> Estimate:
-    """A proportion with Wilson's score interval (Wilson 1927); of no samples, NaN between 0 and 1."""
+def wilson(hits: float, total: float, level: float = LEVEL) -> Estimate:
+    """A proportion with Wilson's score interval (Wilson 1927); of no samples, NaN between 0 and 1.
+
+    Samples that are not independent count as fewer: hits and total need not be whole.
+    """
     if total == 0:
         return Estimate(math.nan, 0.0, 1.0, 0)
     z = NormalDist().inv_cdf((1 + level) / 2)
@@ -63,7 +66,7 @@ def wilson(hits: int, total: int, level: float = LEVEL) -> Estimate:
     scale = 1 + z * z / total
     centre = (rate + z * z / (2 * total)) / scale
     half = z * math.sqrt(rate * (1 - rate) / total + z * z / (4 * total * total)) / scale
-    return Estimate(rate, min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half)), total)
+    return Estimate(rate, min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half)), round(total))
 
 
 def top1_estimate(labels: IntArray, predictions: IntArray, *, level: float = LEVEL) -> Estimate:
