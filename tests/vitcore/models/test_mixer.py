@@ -40,6 +40,10 @@ def scattered(model: Mixer) -> Mixer:
     return model.eval()
 
 
+def norms_of(model: nn.Module) -> list[nn.LayerNorm]:
+    return [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+
+
 def inputs() -> Inputs:
     generator = torch.Generator().manual_seed(3)
     labels = torch.randint(7, (6,), generator=generator)
@@ -61,6 +65,7 @@ def test_logits_and_gradients_equal_timms(config: dict[str, Any], image_size: in
         mlp_ratio=ratios,
     ).eval()
     twin.load_state_dict(model.state_dict())
+    assert {norm.eps for norm in norms_of(model)} == {norm.eps for norm in norms_of(twin)} == {1e-6}
     images = torch.randn(3, 3, image_size, image_size)
     logits, expected = model(images), twin(images)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)

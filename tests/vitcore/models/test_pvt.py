@@ -86,7 +86,9 @@ def test_gradients_equal_timms(linear: bool) -> None:
     images = torch.randn(2, 3, 64, 64)
     model(images).square().sum().backward()
     twin(images).square().sum().backward()
-    theirs = dict(twin.named_parameters())
+    modules, theirs = dict(twin.named_modules()), dict(twin.named_parameters())
+    for name, module in model.named_modules():
+        assert getattr(module, "eps", None) == getattr(modules.get(name), "eps", None), name
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, theirs[name].grad, atol=1e-4, rtol=1e-4, msg=name)
 
