@@ -20,9 +20,9 @@ from vitcore.errors import RequestError, WorkError
 CLAIMS = {"pretraining": pretraining, "distillation": distillation, "growth": growth, "captions": captions}
 HEAD = """# The papers' claims, in small
 
-Written by `make reproduce` on {machine}, torch {torch}; {minutes:.0f} core-minutes of training. Each claim is tried with
-small networks on CIFAR-10 and Flickr8k; what was found is what is written. Intervals are Student's, over seeds, at
-95 %; differences are paired by seed."""
+Written by `make reproduce` on {machine}, torch {torch}; {minutes:.0f} core-minutes of training. Each claim is tried
+with small networks on CIFAR-10 and Flickr8k; what was found is what is written. Intervals are Student's, over seeds,
+at 95 %; differences are paired by seed."""
 
 
 def main() -> int:
