@@ -23,13 +23,23 @@ def finetune(
     fresh: bool = False,
     overfit_one_batch: bool = False,
     mixture: list[str] | None = None,
+    teacher: str | None = None,
 ) -> ModelVersion | dict[str, float]:
     """Continue `model` on `data` by `recipe`, and register the result.
 
     With `overfit_one_batch` nothing is registered: the answer is how well one batch was memorised. `mixture` names
-    datasets that are trained on beside `data`, by the weights of `data.mixture`.
+    datasets that are trained on beside `data`, by the weights of `data.mixture`. `teacher` is followed by recipes that
+    go on distilling, and by no others.
     """
     stage = training(
-        recipe, data, load(), mixture=mixture or (), overrides=overrides, compute=compute, name=name, model=model
+        recipe,
+        data,
+        load(),
+        mixture=mixture or (),
+        overrides=overrides,
+        compute=compute,
+        name=name,
+        model=model,
+        teacher=teacher,
     )
     return run(stage, fresh=fresh, overfit_one_batch=overfit_one_batch)

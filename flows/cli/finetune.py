@@ -11,6 +11,7 @@ ABOUT = "Go on from a trained model, on one's own photographs or at a higher res
 EXAMPLES = (
     "vit finetune finetune_224 --model timm:vit_small_patch16_224 --data data/birds",
     "vit finetune finetune_384 --model models:/birds@champion --data data/birds",
+    "vit finetune lit_b16 --model timm:vit_base_patch16_224.augreg_in21k --data data/captioned",
 )
 
 
@@ -20,6 +21,8 @@ class Options(training.Options):
 
     model: str
     """The model to start from: models:/NAME/VERSION, models:/NAME@ALIAS, timm:NAME, torchvision:NAME, or a folder."""
+    teacher: str | None = None
+    """The model to follow, named the same way; for recipes that go on distilling."""
 
 
 def run(argv: list[str], session: Session) -> int:
@@ -32,7 +35,7 @@ def run(argv: list[str], session: Session) -> int:
     from flows.request import plan
 
     options = request.options
-    arguments = {**request.arguments(), "model": options.model}
+    arguments = {**request.arguments(), "model": options.model, "teacher": options.teacher}
     stages = plan(**arguments)  # a wrong request is answered here, before any server starts
     if options.dry_run:
         return results.show_plan(stages, json=options.json)

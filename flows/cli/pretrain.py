@@ -5,11 +5,12 @@ from __future__ import annotations
 from flows.cli import results, training
 from flows.cli.session import Session
 
-ABOUT = "Train a recipe from scratch on a dataset and register the model."
+ABOUT = "Train a recipe from scratch on a dataset, from labels, from captions or from neither, and register the model."
 EXAMPLES = (
     'vit pretrain vit_s16 --data data/birds --train.duration "90 epochs"',
     "vit pretrain vit_tiny_cpu --data data/cifar10 --optim.lr 5e-4 --compute.workers 2",
-    "vit pretrain vit_tiny_cpu --data data/cifar10 --dry-run",
+    "vit pretrain clip_tiny_cpu --data data/flickr8k --model.image.width 192 --model.image.heads 6",
+    "vit pretrain dino_tiny_cpu --data data/cifar10 --dry-run",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -83,8 +84,19 @@ def _one(name: str, *, json: bool) -> int:
     if head.notes:
         console.write(f"\n{head.notes}")
     console.heading("\nfields")
-    console.fields({field: _field(value) for field, value in flatten(recipe).items() if field != "name"})
+    console.fields({field: _field(value) for field, value in _leaves(flatten(recipe)) if field != "name"})
     return 0
+
+
+def _leaves(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every field with its value; those of a list of configurations by their place in it."""
+    for field, value in fields.items():
+        if isinstance(value, dict):
+            yield from _leaves({f"{field}.{name}": inner for name, inner in value.items()})
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            yield from _leaves({f"{field}.{place}": item for place, item in enumerate(value)})
+        else:
+            yield field, value
 
 
 def _field(value: Any) -> Any:
