@@ -25,8 +25,9 @@ from vitcore.data.dataset.manifest import Dataset, DatasetRef
 from vitcore.errors import WorkError
 from vitcore.evals.figures import training_curves
 from vitcore.identity import identity
-from vitcore.recipe import Compute, Config, Recipe, flatten
+from vitcore.recipe import Compute, Config, DistillConfig, Recipe, flatten
 from vitcore.train.request import TrainRequest, TrainResult
+from vitcore.train.store_teacher import TeachRequest, wanted
 
 STAGE_VERSION = 2
 """Raised when the same recipe and inputs would give other weights."""
@@ -47,17 +48,41 @@ class TrainStage(Config):
     """Model it starts from."""
     teacher: ModelRef | None = None
     """Model it is distilled from."""
+    teacher_top: int | None = None
+    """How many logits of a view the teacher stores beforehand, at most; default: it answers at every step."""
 
     @property
     def identity(self) -> str:
-        """Name of its product: recipe and inputs, not where and how it runs."""
+        """Name of its product: recipe and inputs, not where and how it runs.
+
+        Stored outputs keep the teacher's decisions exactly, and its distribution cut to the largest logits: the product
+        is another one where the distribution is learned.
+        """
         inputs = {
             "data": self.data.digest,
             "mixture": " ".join(ref.digest for ref in self.mixture) or None,
             "init": self.init.digest if self.init else None,
             "teacher": self.teacher.digest if self.teacher else None,
         }
+        objective = self.recipe.objective
+        if self.teacher_top is not None and isinstance(objective, DistillConfig) and objective.mode == "soft":
+            inputs["teacher_top"] = str(self.teacher_top)
         return identity("train", STAGE_VERSION, self.recipe.identity_parts(), inputs)
+
+    @property
+    def teaching(self) -> TeachRequest | None:
+        """What its teacher is asked beforehand; None where it answers at every step, or there is none."""
+        if self.teacher is None or self.teacher_top is None:
+            return None
+        return TeachRequest(
+            recipe=self.recipe,
+            compute=self.compute,
+            data=self.data,
+            mixture=self.mixture,
+            teacher=self.teacher.ref,
+            digest=self.teacher.digest,
+            top=self.teacher_top,
+        )
 
     def request(self, checkpoints: str) -> TrainRequest:
         """What the workers are asked."""
@@ -68,6 +93,7 @@ class TrainStage(Config):
             mixture=self.mixture,
             init=self.init.ref if self.init else None,
             teacher=self.teacher.ref if self.teacher else None,
+            teacher_outputs=wanted(self.teaching).place if self.teaching else None,
             checkpoints=checkpoints,
             identity=self.identity,
         )
@@ -113,15 +139,18 @@ def train_model(stage: TrainStage, settings: Settings, *, fresh: bool = False) -
         raise
     runs.finish(settings.tracking_uri, run_id)
     storage.remove(checkpoints)  # the model is in the registry; nothing will continue this run
-    best = result.metrics[stage.recipe.eval.metric]
-    tell(settings, f"train {stage.recipe.name}: {version.uri}, {stage.recipe.eval.metric} {best:.3f} on validation")
+    metric = stage.recipe.eval.metric
+    best = result.metrics.get(metric)
+    kept = "kept the last checkpoint" if best is None else f"{metric} {best:.3f} on validation"
+    tell(settings, f"train {stage.recipe.name}: {version.uri}, {kept}")
     return version
 
 
 @task(name="overfit one batch", task_run_name="overfit {stage.recipe.name}")
 def overfit_model(stage: TrainStage, settings: Settings) -> dict[str, float]:
     """Memorise one batch and register nothing; see `vitcore.train.overfit`."""
-    request = stage.request(str(settings.home / "overfit"))
+    live = stage.model_copy(update={"teacher_top": None})  # what is stored is of other views than those memorised
+    request = live.request(str(settings.home / "overfit"))
     to_folder = partial(localize, settings.tracking_uri, settings.home / "models")
     with connected(settings), track(settings, f"overfit {stage.recipe.name}", None, "steps") as shown:
         return overfit(request, settings, localize=to_folder, listener=partial(_show, shown, settings))
@@ -169,10 +198,11 @@ def _show(shown: Track, settings: Settings, message: Message) -> None:
 
 def _commit(stage: TrainStage, settings: Settings, run_id: str, result: TrainResult, *, fresh: bool) -> ModelVersion:
     """Log figures and model, register the version. Each part is idempotent: a kill in between repeats it."""
-    if not result.metrics:
-        raise WorkError(f"training {stage.recipe.name} ended without a validated model")
-    validation = f"val/{stage.recipe.eval.metric}"
-    rows = runs.history(settings.tracking_uri, run_id, ("train/loss", validation))
+    if result.best_step == 0:
+        raise WorkError(f"training {stage.recipe.name} ended without a model")
+    validation = f"val/{stage.recipe.eval.metric}" if stage.recipe.validates else None
+    names = ("train/loss",) if validation is None else ("train/loss", validation)
+    rows = runs.history(settings.tracking_uri, run_id, names)
     curves = training_curves({stage.recipe.name: rows}, validation=validation)
     runs.log_figures(settings.tracking_uri, run_id, {"training_curves": curves})
     runs.log_metrics(

@@ -11,6 +11,7 @@ ABOUT = "Train a recipe with a distillation token that follows a teacher, and re
 EXAMPLES = (
     "vit distill deit_s16 --data data/birds --teacher models:/birds-cnn@champion",
     "vit distill deit_tiny_cpu --data data/cifar10 --teacher torchvision:resnet50 --objective.mode soft",
+    "vit distill deit_ti16 --data data/birds --teacher models:/birds-cnn/1 --store-teacher",
 )
 
 
@@ -20,6 +21,11 @@ class Options(training.Options):
 
     teacher: str
     """The model to follow: models:/NAME/VERSION, models:/NAME@ALIAS, timm:NAME, torchvision:NAME, or a folder."""
+    store_teacher: bool = False
+    """Ask the teacher about every view before the training and keep its answers beside the dataset: further students of
+    the same data configuration, batch size and seed replay them."""
+    teacher_top: int = 10
+    """How many logits of a view --store-teacher keeps: the largest, 4 bytes each."""
 
 
 def run(argv: list[str], session: Session) -> int:
@@ -32,7 +38,8 @@ def run(argv: list[str], session: Session) -> int:
     from flows.request import plan
 
     options = request.options
-    arguments = {**request.arguments(), "teacher": options.teacher}
+    top = options.teacher_top if options.store_teacher else None
+    arguments = {**request.arguments(), "teacher": options.teacher, "teacher_top": top}
     stages = plan(**arguments)  # a wrong request is answered here, before any server starts
     if options.dry_run:
         return results.show_plan(stages, json=options.json)

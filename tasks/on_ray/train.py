@@ -151,7 +151,8 @@ def _answer(
     mailbox, localize = context["mailbox"], context["localize"]
     here = world.current(request.compute.accelerator)
     try:
-        places = {name: localize(ref) for name in ("init", "teacher") if (ref := getattr(request, name)) is not None}
+        names = ("init",) if request.teacher_outputs else ("init", "teacher")  # one whose outputs are stored stays away
+        places = {name: localize(ref) for name in names if (ref := getattr(request, name)) is not None}
         result = work(request.model_copy(update=places), here, lambda message: mailbox.post.remote(message))
     except RequestError as error:
         return {"kind": "request", "error": str(error)}

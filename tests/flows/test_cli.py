@@ -275,6 +275,9 @@ def test_distill_and_finetune_name_the_other_model(monkeypatch: pytest.MonkeyPat
         main(["finetune", "finetune_384", "--data", "x", "--model", "models:/a@champion", "--overfit-one-batch"]) == 0
     )
     assert distill.calls[0]["teacher"] == "timm:a"
+    for given, top in (([], None), (["--store-teacher"], 10), (["--store-teacher", "--teacher-top", "3"], 3)):
+        assert main(["distill", "deit_s16", "--data", "x", "--teacher", "timm:a", *given]) == 0
+        assert distill.calls[-1]["teacher_top"] == top
     assert finetune.calls[0]["model"] == "models:/a@champion"
     assert finetune.calls[0]["overfit_one_batch"] is True
 

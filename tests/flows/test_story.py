@@ -146,6 +146,30 @@ def test_only_what_changed_runs_again(story: Story) -> None:
     assert (same.state, tune.state, longer.state) == ("done", "done", "run")
 
 
+def test_a_teacher_is_asked_once_for_all_students_of_a_stream(story: Story) -> None:
+    request: dict[str, Any] = {"data": story.data.url, "teacher": story.teacher.uri, "teacher_top": 2, "compute": TWO}
+    (same,) = plan("deit_tiny_cpu", overrides=TINY, **request)
+    assert same.state == "done"  # a decision is learned, and it is stored exactly
+    soft = {**TINY, "objective.mode": "soft", "train.duration": "10 steps"}
+    assert [line.state for line in plan("deit_tiny_cpu", overrides=soft, **request)] == ["run", "run"]
+    first = distill("deit_tiny_cpu", overrides=soft, **request)
+    assert isinstance(first, ModelVersion)
+    assert first.tags["vit.teacher"] == story.teacher.uri
+    (done,) = plan("deit_tiny_cpu", overrides=soft, **request)
+    assert done.state == "done"
+    (live,) = plan("deit_tiny_cpu", overrides=soft, **{**request, "teacher_top": None})
+    assert live.identity != done.identity
+    smaller = {**soft, "model.depth": 1, "train.duration": "8 steps"}
+    stored, trained = plan("deit_tiny_cpu", overrides=smaller, **request)
+    assert (stored.state, trained.state) == ("done", "run")
+    assert distill("deit_tiny_cpu", overrides=smaller, **request).tags["vit.teacher"] == story.teacher.uri
+    (further, _) = plan("deit_tiny_cpu", overrides={**soft, "train.duration": "30 steps"}, **request)
+    assert further.reason.startswith("1 of 1 files of its outputs are missing")
+    memorised = distill("deit_tiny_cpu", overrides=soft, **request, overfit_one_batch=True)
+    assert isinstance(memorised, dict)
+    assert memorised["top1"] >= 0.99
+
+
 def test_fresh_makes_another_version(house: Settings, story: Story) -> None:
     again = finetune("finetune_224", story.data.url, story.student.uri, TUNE, TWO, fresh=True)
     assert again.version > story.tuned.version

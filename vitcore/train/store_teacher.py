@@ -30,8 +30,6 @@ from vitcore.train.request import open_dataset, open_mixture
 from vitcore.train.teacher import load_teacher, stream_of
 from vitcore.world import pick_device
 
-TOP = 10
-"""How many logits of a view are kept by default: 44 bytes a view."""
 _AT_ONCE = 128  # most slots of a forward pass
 
 
@@ -47,8 +45,8 @@ class TeachRequest(Config):
     """A folder written by `save_pretrained`, or a public reference such as ``timm:NAME``."""
     digest: str
     """Of its weights."""
-    top: int = TOP
-    """k: how many logits of a view to keep; all, where there are not as many."""
+    top: int = 10
+    """k: how many logits of a view to keep (4 bytes each, and 4 for the rest); all, where there are not as many."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,10 @@ class Wanted:
     """URL of the folder."""
     outputs: Outputs
     """Complete up to the end of the training, or further where they are."""
+    steps: int
+    """Of the training."""
     chunks: int
-    """Files that the training needs."""
+    """Files that it needs."""
     missing: tuple[Chunk, ...]
 
 
@@ -88,6 +88,7 @@ def wanted(request: TeachRequest) -> Wanted:
     dataset = open_dataset(recipe, request.data)
     classes = len(open_mixture(recipe, dataset, request.mixture).classes)
     outputs = Outputs(
+        dataset=request.data.digest,
         stream=stream_of(recipe, (request.data, *request.mixture)),
         teacher=request.digest,
         ref=request.teacher,
@@ -102,14 +103,13 @@ def wanted(request: TeachRequest) -> Wanted:
         outputs = outputs.model_copy(update={"span": known.span, "steps": max(known.steps, steps)})
     needed = [chunk for chunk in outputs.chunks() if chunk.first < steps]
     there = set(storage.names(place))
-    return Wanted(place, outputs, len(needed), tuple(chunk for chunk in needed if chunk.name not in there))
+    return Wanted(place, outputs, steps, len(needed), tuple(chunk for chunk in needed if chunk.name not in there))
 
 
 def store_outputs(
     request: TeachRequest,
     *,
     mapper: Mapper | None = None,
-    store: Callable[[Piece], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
     """Store a teacher's outputs for every step of a training, as far as they are not there.
@@ -117,7 +117,6 @@ def store_outputs(
     Args:
         request: teacher and training.
         mapper: where the work is done; default: one piece after the other, here.
-        store: what is done with a piece; default: `store_piece`.
         progress: told how many of the steps that were missing are done.
     Returns:
         URL of their folder, for `TrainRequest.teacher_outputs`.
@@ -129,7 +128,7 @@ def store_outputs(
     commit(work.place, work.outputs.model_copy(update={"steps": 0}))
     pieces = [Piece(request, work.place, work.outputs, chunk) for chunk in work.missing]
     done, total = 0, sum(chunk.stop - chunk.first for chunk in work.missing)
-    for position, _ in (mapper or threads(1))(store or store_piece, pieces):
+    for position, _ in (mapper or threads(1))(store_piece, pieces):
         done += pieces[position].chunk.stop - pieces[position].chunk.first
         if progress is not None:
             progress(done, total)

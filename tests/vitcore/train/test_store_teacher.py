@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from vitcore.data.dataset.manifest import Dataset, DatasetRef
+from vitcore.data.ingest.parallel import threads
 from vitcore.data.loading.batch import to_inputs
 from vitcore.data.teaching import outputs as layout
 from vitcore.data.teaching.outputs import Chunk, read
@@ -26,7 +27,7 @@ from vitcore.train.learner import Learner
 from vitcore.train.loop import train
 from vitcore.train.overfit import overfit_one_batch
 from vitcore.train.request import TrainRequest, open_dataset
-from vitcore.train.store_teacher import Piece, TeachRequest, store_outputs, store_piece, wanted
+from vitcore.train.store_teacher import Piece, TeachRequest, store_outputs, wanted
 from vitcore.world import World
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -213,13 +214,14 @@ def test_a_killed_writer_goes_on_and_ends_in_the_same_files(
     place = wanted(asked).place
     shutil.rmtree(place)
 
-    def killed(piece: Piece) -> None:
-        if piece.chunk.first == 6:
-            raise KilledError
-        store_piece(piece)
+    def killed(store: Callable[[Piece], None], pieces: Sequence[Piece]) -> Iterator[tuple[int, None]]:
+        for position, piece in enumerate(pieces):
+            if piece.chunk.first == 6:
+                raise KilledError
+            yield position, store(piece)
 
     with pytest.raises(KilledError):
-        store_outputs(asked, store=killed)
+        store_outputs(asked, mapper=killed)
     left = files(place)
     assert len(left) == 3
     assert all(left[name] == whole[name] for name in left if name != layout.FILE)
@@ -232,11 +234,11 @@ def test_a_killed_writer_goes_on_and_ends_in_the_same_files(
     done: list[tuple[int, int]] = []
     again: list[Chunk] = []
 
-    def once(piece: Piece) -> None:
-        again.append(piece.chunk)
-        store_piece(piece)
+    def watched(store: Callable[[Piece], None], pieces: Sequence[Piece]) -> Iterator[tuple[int, None]]:
+        again.extend(piece.chunk for piece in pieces)
+        return threads()(store, pieces)
 
-    assert store_outputs(asked, store=once, progress=lambda *told: done.append(told)) == place
+    assert store_outputs(asked, mapper=watched, progress=lambda *told: done.append(told)) == place
     assert again == [(6, 8)]
     assert done == [(2, 2)]
     assert files(place) == whole

@@ -24,6 +24,7 @@ from vitcore.data.dataset.manifest import FOLDER, POINTER, Dataset, DatasetRef
 from vitcore.data.dataset.shard import Shard
 from vitcore.data.ingest.shards import SCRATCH
 from vitcore.data.maintenance.verify import written_here
+from vitcore.data.teaching.outputs import FILE, PLACE
 from vitcore.errors import RequestError, WorkError
 from vitcore.identity import digest
 from vitcore.storage import Entry
@@ -43,6 +44,9 @@ _KINDS = {
     "labels of adopted tars": re.compile(rf"{FOLDER}/adopt/{_HEX}\.labels\.json"),
     "rejects": re.compile(rf"{FOLDER}/[^/]+\.rejects\.jsonl"),
     "quarantined tar": re.compile(rf"{FOLDER}/quarantine/[^/]+/[^/]+\.tar"),
+    "teacher's outputs": re.compile(
+        rf"{FOLDER}/{PLACE}/(?P<outputs>{_HEX})/(outputs\.json|[0-9]{{8,}}-[0-9]{{8,}}\.safetensors)"
+    ),
     "claim": re.compile(rf"{re.escape(POINTER)}\.(claims/[0-9a-f]+|probe-[0-9a-f]+)"),
     "shard": re.compile(r"(?P<stem>[^/]+/[0-9a-f]{8}-[0-9]{5,})(?P<part>\.tar|\.index\.parquet|_stats\.json)"),
 }
@@ -173,6 +177,7 @@ class _Needs:
         self._indexes: set[str] = set()
         self._stems: set[str] = set()
         self._tars: set[tuple[str, str]] = set()
+        self._taught: dict[str, bool] = {}
         for version in versions:
             for split in version.manifest.splits:
                 for shard in version.shards(split):
@@ -207,8 +212,17 @@ class _Needs:
                 return (_field(url, marker, "name"), _field(url, marker, "checksum")) in self._tars
             case "labels of adopted tars":
                 return bool(self._tars)
+            case "teacher's outputs":
+                return self._teaches(url, match["outputs"])
             case _:
                 return False
+
+    def _teaches(self, url: str, identity: str) -> bool:
+        """Whether a teacher's outputs are of a kept version; looked up once for all their files."""
+        if identity not in self._taught:
+            said = _field(url, f"{FOLDER}/{PLACE}/{identity}/{FILE}", "dataset")
+            self._taught[identity] = said in self._versions
+        return self._taught[identity]
 
 
 def _claimed(url: str, needs: _Needs, entries: dict[str, Entry]) -> list[Trash]:

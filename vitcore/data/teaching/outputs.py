@@ -37,7 +37,7 @@ class Stream(Config):
 
     data: DataConfig
     datasets: tuple[str, ...]
-    """Digests of the dataset's version and of those mixed in; the outputs lie beside the first one."""
+    """Digests of the dataset's version and of those mixed in."""
     batch_size: int
     """B"""
     seed: int
@@ -60,6 +60,8 @@ class Outputs(Config):
     """What `outputs.json` says."""
 
     format: int = FORMAT
+    dataset: str
+    """Digest of the version that they lie beside."""
     stream: Stream
     teacher: str
     """Digest of the teacher's weights."""

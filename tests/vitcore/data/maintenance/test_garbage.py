@@ -23,7 +23,9 @@ from vitcore.data.maintenance import garbage
 from vitcore.data.maintenance.check import check
 from vitcore.data.maintenance.garbage import find_garbage, remove
 from vitcore.data.maintenance.repair import repair
+from vitcore.data.teaching.outputs import Outputs, Stream, commit, folder
 from vitcore.errors import RequestError, WorkError
+from vitcore.recipe import DataConfig
 
 CONFIG = IngestConfig(shard_mb=0.05)
 
@@ -280,3 +282,28 @@ def test_s3(toy: Dataset, s3: S3) -> None:
     again = Dataset.open(ingest(raw, url, CONFIG))
     assert again.manifest.splits["train"].samples == before.manifest.splits["train"].samples
     assert check(again.ref, "full") == []
+
+
+def test_a_teachers_outputs_stay_with_their_version(three: list[Dataset]) -> None:
+    url, (first, _, third) = three[0].url, three
+    names = {}
+    for dataset in (first, third):
+        stream = Stream(data=DataConfig(), datasets=(dataset.digest, first.digest), batch_size=8, seed=0)
+        what = Outputs(dataset=dataset.digest, stream=stream, teacher="t", ref="t", top=1, classes=2, span=4, steps=0)
+        place = folder(url, what.identity)
+        commit(place, what)  # from the start of a writing that lasts for days
+        Path(place, "00000000-00000004.safetensors").write_bytes(b"x")
+        Path(place, ".00000004-00000008.safetensors.0123abcd.tmp").write_bytes(b"x")
+        Path(place, "notes.txt").write_bytes(b"x")
+        names[dataset.digest] = f"_vit/teacher/{what.identity}/"
+    age(url)
+    half = [f"{one}.00000004-00000008.safetensors.0123abcd.tmp" for one in names.values()]
+    assert {one.path for one in find_garbage(url).trash} == set(half)
+    found = {one.path: one.kind for one in find_garbage(url, keep=2).trash}
+    gone = {f"{names[first.digest]}{name}" for name in ("outputs.json", "00000000-00000004.safetensors")}
+    assert {path for path in found if path.startswith("_vit/teacher/")} == gone | set(half)
+    assert {found[path] for path in gone} == {"teacher's outputs"}
+    remove(find_garbage(url, keep=2))
+    assert {one for one in files(url) if one.startswith("_vit/teacher/") and "notes" not in one} == {
+        f"{names[third.digest]}{name}" for name in ("outputs.json", "00000000-00000004.safetensors")
+    }

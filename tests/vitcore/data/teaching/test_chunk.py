@@ -16,7 +16,7 @@ from vitcore.recipe import DataConfig
 
 def outputs(classes: int, top: int) -> Outputs:
     stream = Stream(data=DataConfig(), datasets=("0" * 16,), batch_size=4, seed=0)
-    return Outputs(stream=stream, teacher="t", ref="t", top=top, classes=classes, span=3, steps=3)
+    return Outputs(dataset="0" * 16, stream=stream, teacher="t", ref="t", top=top, classes=classes, span=3, steps=3)
 
 
 @pytest.mark.parametrize("spread", [0.01, 1.0, 10.0, 300.0])
