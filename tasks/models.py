@@ -11,18 +11,15 @@ from tasks.on_mlflow import models as logged
 from tasks.on_mlflow import registry
 from tasks.on_mlflow.registry import ModelVersion
 from tasks.settings import Settings
-from vitcore import storage
-from vitcore.models.references import load_reference
+from vitcore.models.references import absolute, load_reference
 from vitcore.recipe import Config
-
-_PUBLIC = ("timm:", "torchvision:", "pypi:", "hf:", "open_clip:")
 
 
 class ModelRef(Config):
     """A model that cannot change any more: a registered version, public weights, or a folder at one content."""
 
     ref: str
-    """``models:/name/3``, ``timm:NAME``, or an absolute path or URL."""
+    """``models:/name/3``, ``timm:NAME`` and the like, or an absolute path or URL."""
     digest: str
     """Digest of the weights."""
 
@@ -35,7 +32,7 @@ def resolve(ref: str, settings: Settings) -> ModelRef:
     """
     if ref.startswith("models:"):
         return pinned(registry.resolve(settings.tracking_uri, ref))
-    place = ref if ref.startswith(_PUBLIC) else storage.absolute(ref)
+    place = absolute(ref)
     return ModelRef(ref=place, digest=load_reference(place).digest)
 
 

@@ -8,6 +8,7 @@ from vitcore.models.model import Model
 from vitcore.models.positions import resize_position_embedding
 from vitcore.models.pretrained import ModelCard, Pretrained, load_pretrained, save_pretrained
 from vitcore.models.references import load_reference
+from vitcore.models.references.wrap import wrap
 from vitcore.models.vit import VisionTransformer
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "load_reference",
     "resize_position_embedding",
     "save_pretrained",
+    "wrap",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vitcore.errors import RequestError
+from vitcore.models.asked import refuse_to_build
 from vitcore.models.classifier import Classifier
 from vitcore.models.clip import Clip
 from vitcore.models.cnn import Cnn
@@ -20,6 +21,7 @@ from vitcore.models.pvt import Pvt
 from vitcore.models.t2t import T2tVit
 from vitcore.models.vit import VisionTransformer
 from vitcore.recipe import (
+    AskedConfig,
     BackboneConfig,
     ClipConfig,
     CnnConfig,
@@ -41,6 +43,7 @@ _BACKBONES: dict[type[BackboneConfig], Callable[[Any, int, int], Classifier]] = 
     MixerConfig: Mixer,
     T2tConfig: T2tVit,
     PvtConfig: Pvt,
+    AskedConfig: refuse_to_build,
 }
 
 

@@ -1,8 +1,10 @@
-"""Convolutional classifiers by name: EfficientNet-Lite0, the teacher that needs no download, and torchvision's."""
+"""Convolutional classifiers by name: EfficientNet-Lite0, the teacher that needs no download; torchvision's; timm's."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,9 @@ from vitcore.recipe import CnnConfig
 LITE0 = "efficientnet_lite0"
 LITE0_MEAN = (127 / 255, 127 / 255, 127 / 255)
 LITE0_STD = (128 / 255, 128 / 255, 128 / 255)
+
+TIMM = "timm/"
+"""What the names of timm's architectures begin with."""
 
 # Transformers belong to `kind: vit`; the others change their input, return several outputs, have no linear head or
 # load only with metadata that safetensors does not carry.
@@ -47,7 +52,7 @@ class Cnn(Classifier):
     def __init__(self, config: CnnConfig, num_classes: int, image_size: int) -> None:
         super().__init__()
         self.config, self.num_classes, self.image_size = config, num_classes, image_size
-        self.net = _lite0() if config.name == LITE0 else _torchvision(config.name)
+        self.net = _network(config.name)
         self._head_path, last = [
             (name, module) for name, module in self.net.named_modules() if isinstance(module, nn.Linear)
         ][-1]
@@ -122,6 +127,33 @@ def check_name(name: str) -> None:
             else f"take {LITE0} or a classifying CNN of torchvision ({known[0]}, …)"
         )
         raise RequestError(f"there is no CNN {name!r}: {hint}")
+
+
+def timm_fits(described: nn.Module) -> bool:
+    """Whether a classifier of timm's can be a `Cnn`: it takes images of any size and ends in one linear layer."""
+    told: Mapping[str, Any] = getattr(described, "pretrained_cfg", None) or {}
+    linear = [name for name, module in described.named_modules() if isinstance(module, nn.Linear)]
+    return not told.get("fixed_input_size") and bool(linear) and told.get("classifier") == linear[-1]
+
+
+def _network(name: str) -> nn.Module:
+    if name == LITE0:
+        return _lite0()
+    return _timm(name.removeprefix(TIMM)) if name.startswith(TIMM) else _torchvision(name)
+
+
+def _timm(name: str) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):  # which also keeps timm from reading the name as a folder or a repository
+        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+        raise RequestError(f"timm has no model {name!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+    net: nn.Module = timm.create_model(name, pretrained=False)
+    if not timm_fits(net):
+        raise RequestError(
+            f"timm's {name} is no CNN that can be trained here: it takes images of one size, or has no linear head"
+        )
+    return net
 
 
 def _lite0() -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vitcore.recipe import ClipConfig, CnnConfig, ModelConfig, PvtConfig, T2tConfig
+from vitcore.recipe import AskedConfig, ClipConfig, CnnConfig, ModelConfig, PvtConfig, T2tConfig
 
 _NAMES = {
     "vit": "ViT",
@@ -19,6 +19,8 @@ def described(config: ModelConfig) -> str:
     if isinstance(config, ClipConfig):
         text = config.text
         return f"CLIP: {described(config.image)}; text of width {text.width}, depth {text.depth}"
+    if isinstance(config, AskedConfig):
+        return f"{config.name}, only asked"
     if isinstance(config, CnnConfig):
         return f"CNN, {config.name}"
     name = _NAMES[config.kind]

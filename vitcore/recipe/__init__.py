@@ -8,6 +8,7 @@ from vitcore.recipe.compute import Compute
 from vitcore.recipe.config import Config, apply_overrides, flatten, parse
 from vitcore.recipe.data import MOST_IN_A_ROUND, AugmentConfig, DataConfig, ViewConfig
 from vitcore.recipe.model import (
+    AskedConfig,
     BackboneConfig,
     ClipConfig,
     CnnConfig,
@@ -39,6 +40,7 @@ __all__ = [
     "METRICS",
     "MOST_IN_A_ROUND",
     "SCHEMA_VERSION",
+    "AskedConfig",
     "AugmentConfig",
     "BackboneConfig",
     "ClassifyConfig",

@@ -127,7 +127,8 @@ class HybridConfig(VitConfig):
 
 
 class CnnConfig(NormalizeConfig):
-    """A convolutional network by name: ``efficientnet_lite0``, or most of torchvision's classifiers (``resnet50``)."""
+    """A convolutional network by name: ``efficientnet_lite0``, most of torchvision's classifiers (``resnet50``), or one
+    of timm's that take images of any size (``timm/regnety_160``)."""
 
     kind: Literal["cnn"] = "cnn"
     name: str = "efficientnet_lite0"
@@ -247,8 +248,16 @@ class TextConfig(Config):
         return self
 
 
+class AskedConfig(NormalizeConfig):
+    """A network of somebody else's making that is only asked, never built or trained here: a teacher."""
+
+    kind: Literal["asked"] = "asked"
+    name: str
+    """The reference it was had by."""
+
+
 BackboneConfig = Annotated[
-    VitConfig | DeitConfig | HybridConfig | CnnConfig | MixerConfig | T2tConfig | PvtConfig,
+    VitConfig | DeitConfig | HybridConfig | CnnConfig | MixerConfig | T2tConfig | PvtConfig | AskedConfig,
     Field(discriminator="kind"),
 ]
 """An architecture that turns an image into features, and with a head into logits."""
@@ -300,7 +309,7 @@ class ParentConfig(Config):
 
 
 ModelConfig = Annotated[
-    VitConfig | DeitConfig | HybridConfig | CnnConfig | MixerConfig | T2tConfig | PvtConfig | ClipConfig,
+    VitConfig | DeitConfig | HybridConfig | CnnConfig | MixerConfig | T2tConfig | PvtConfig | AskedConfig | ClipConfig,
     Field(discriminator="kind"),
 ]
 """An architecture that can be built."""
