@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from vitcore.models.build import build_with
 from vitcore.models.classifier import Classifier
 from vitcore.models.hybrid import reduction_of
 from vitcore.models.interop.foreign import Foreign
+from vitcore.models.interop.timm_common import shape_in
 from vitcore.models.interop.timm_mixer import from_timm_mixer, to_timm_mixer
 from vitcore.models.interop.timm_options import options_of
 from vitcore.models.interop.timm_pvt import from_timm_pvt, to_timm_pvt
@@ -34,6 +36,7 @@ _HEAD_WIDTH = 64
 _HALF = (0.5, 0.5, 0.5)
 _LAYER_SCALE = 1e-5  # timm's own initial factor, for weights that do not tell theirs
 _CROP = 0.875
+_STEM_BLOCK = re.compile(r"patch_embed\.backbone\.stages\.(\d+)\.blocks\.(\d+)\.")
 _POOLINGS = {"token": "token", "mean": "avg", "map": "map"}
 _VITS = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch16_clip_224"}
 _DEIT = "deit_base_distilled_patch16_224"
@@ -136,24 +139,21 @@ def to_timm(model: Model) -> Foreign:
 
 def _describe(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[VitConfig, int, int]:
     """Read architecture, class count and image size off names and shapes; `options` prevail over assumptions."""
-    needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")
-    missing = [name for name in needed if name not in state]
-    if missing:
-        raise RequestError(f"the weights are not those of a timm ViT: missing {', '.join(missing)}")
-    width, _, patch, _ = state["patch_embed.proj.weight"].shape
-    registers = state["reg_token"].shape[1] if "reg_token" in state else 0
+    width, _, patch, _ = shape_in(state, "patch_embed.proj.weight", 4)
+    _, positions, _ = shape_in(state, "pos_embed", 3)
+    hidden, _ = shape_in(state, "blocks.0.mlp.fc1.weight", 2)
+    registers = shape_in(state, "reg_token", 3)[1] if "reg_token" in state else 0
     prefix = ("cls_token" in state) + ("dist_token" in state) + registers
     after_pool, has_class_token = "fc_norm.weight" in state, "cls_token" in state
     if "dist_token" in state and (registers or after_pool):
         raise RequestError("timm's DeiT reads neither registers nor a norm after the pooling; leave them out")
     kind, stem = _kind(state)
-    positions = state["pos_embed"].shape[1]
     tree: dict[str, Any] = {
         "patch": patch,
         "width": width,
-        "depth": 1 + max(int(match[1]) for name in state if (match := re.match(r"blocks\.(\d+)\.", name))),
+        "depth": len({match[1] for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}),
         "heads": _heads(state, width),
-        "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        "mlp_ratio": hidden / width,
         "pooling": "token" if has_class_token and not after_pool else "mean",
         "registers": registers,
         "embed_prefix": not prefix or _square(positions - prefix),
@@ -174,7 +174,7 @@ def _describe(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[
         raise RequestError(
             f"the timm model has {patches} patches, which is no square; only square images are supported"
         )
-    num_classes = state["head.weight"].shape[0] if "head.weight" in state else 0
+    num_classes = shape_in(state, "head.weight", 2)[0] if "head.weight" in state else 0
     config = parse(kind, tree)
     return config, num_classes, math.isqrt(patches) * patch * (reduction_of(stem) if kind is HybridConfig else 1)
 
@@ -185,17 +185,15 @@ def _kind(state: Mapping[str, Tensor]) -> tuple[type[VitConfig], tuple[int, ...]
         return DeitConfig, ()
     if not any(name.startswith("patch_embed.backbone.") for name in state):
         return VitConfig, ()
-    stages: dict[int, int] = {}
-    for name in state:
-        if match := re.match(r"patch_embed\.backbone\.stages\.(\d+)\.blocks\.(\d+)\.", name):
-            stages[int(match[1])] = max(stages.get(int(match[1]), 0), int(match[2]) + 1)
-    return HybridConfig, tuple(stages[stage] for stage in sorted(stages))
+    blocks = {match.group(1, 2) for name in state if (match := _STEM_BLOCK.match(name))}
+    depths = Counter(stage for stage, _ in blocks)
+    return HybridConfig, tuple(depths[stage] for stage in sorted(depths, key=int))
 
 
 def _heads(state: Mapping[str, Tensor], width: int) -> int:
     """Where queries are normalised, their norm says how wide a head is."""
-    norm = state.get("blocks.0.attn.q_norm.weight")
-    return max(width // (_HEAD_WIDTH if norm is None else len(norm)), 1)
+    norm = "blocks.0.attn.q_norm.weight"
+    return max(width // (shape_in(state, norm, 1)[0] if norm in state else _HEAD_WIDTH), 1)
 
 
 def _square(count: int) -> bool:

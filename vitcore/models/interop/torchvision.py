@@ -123,21 +123,27 @@ def to_torchvision(model: Model) -> Foreign:
 def _describe(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[VitConfig, int, int]:
     """Read architecture, class count and image size off names and shapes; `options` say what they do not tell."""
     hidden = _HIDDEN if _HIDDEN in state else _HIDDEN_FORMERLY
-    needed = ("conv_proj.weight", "encoder.pos_embedding", "heads.head.weight", hidden)
-    missing = [name for name in needed if name not in state]
-    if missing:
-        raise RequestError(f"the weights are not those of a torchvision ViT: missing {', '.join(missing)}")
+    needed = {"conv_proj.weight": 4, "encoder.pos_embedding": 3, "heads.head.weight": 2, hidden: 2}
+    faulty = [name for name, dimensions in needed.items() if not _has(state, name, dimensions)]
+    if faulty:
+        raise RequestError(
+            f"the weights are not those of a torchvision ViT: missing, or of another shape, are {', '.join(faulty)}"
+        )
     width, _, patch, _ = state["conv_proj.weight"].shape
     grid = math.isqrt(state["encoder.pos_embedding"].shape[1] - 1)
     tree = {
         "patch": patch,
         "width": width,
-        "depth": 1 + max(int(match[1]) for name in state if (match := _BLOCK.fullmatch(name))),
+        "depth": len({match[1] for name in state if (match := _BLOCK.fullmatch(name))}),
         "heads": _HEADS_OF_WIDTH.get(width, max(width // _HEAD_WIDTH, 1)),
         "mlp_ratio": state[hidden].shape[0] / width,
         **options,
     }
     return parse(VitConfig, tree), state["heads.head.weight"].shape[0], grid * patch
+
+
+def _has(state: Mapping[str, Tensor], name: str, dimensions: int) -> bool:
+    return name in state and state[name].dim() == dimensions and state[name].numel() > 0
 
 
 def _ours(name: str) -> str:

@@ -256,6 +256,11 @@ def test_unknown_missing_and_misshapen_tensors_are_named() -> None:
         from_timm({**state, "blocks.1.attn.rel_pos": torch.zeros(2)}, heads=2)
     with pytest.raises(RequestError, match="missing pos_embed"):
         from_timm({name: value for name, value in state.items() if name != "pos_embed"})
+    for misshapen in (torch.zeros(5), torch.zeros(1, 0, 32)):
+        with pytest.raises(RequestError, match="pos_embed has the shape"):
+            from_timm({**state, "pos_embed": misshapen}, heads=2)
+    with pytest.raises(RequestError, match=r"missing blocks\.2\.norm1\.weight"):  # and no billion blocks are built
+        from_timm({**state, "blocks.999999999.norm1.bias": torch.zeros(32)}, heads=2)
     with pytest.raises(RequestError, match="is no square"):
         from_timm({**state, "pos_embed": torch.zeros(1, 13, 32)}, heads=2)
     with pytest.raises(RequestError, match="not divisible by 5 heads"):
