@@ -82,7 +82,7 @@ def register_model(
 ) -> ModelVersion:
     """Log the model of a finished training and register it; the same identity gives the same version."""
     model = load_pretrained(folder)
-    with Reader(data, recipe.eval.split) as reader:
+    with Reader(data, recipe.eval.split if recipe.validates else recipe.data.train_split) as reader:
         example = reader.read(0)
     model_uri = logged.log_model(settings.tracking_uri, run_id, folder, example)
     tags = {**provenance(recipe, data.ref, init, teacher), DIGEST: model.digest}

@@ -204,40 +204,49 @@ def reliability(outcomes: Outcomes, *, bins: int = 10, seed: int = 0) -> Figure:
 
 
 def training_curves(
-    runs: Mapping[str, Rows], *, loss: str = "train/loss", validation: str = "val/balanced_accuracy"
+    runs: Mapping[str, Rows], *, loss: str = "train/loss", validation: str | None = "val/balanced_accuracy"
 ) -> Figure:
-    """Training loss (faint, with a running mean) and a validation metric with its best step, one colour a run."""
-    made, (left, right) = style.figure(8.4, 3.5, columns=2)
-    for colour, (name, rows) in zip(cycle(style.CYCLE), runs.items(), strict=False):
-        kept = list(rows)
-        steps, values = _series(kept, loss)
-        left.plot(steps, values, color=colour, linewidth=0.7, alpha=0.28)
-        left.plot(steps, _running_mean(values), color=colour, linewidth=1.7, label=name)
-        steps, values = _series(kept, validation)
-        right.plot(
-            steps, values, color=colour, linewidth=1.7, marker="o", markersize=3.2, markeredgewidth=0, label=name
-        )
-        if len(values):
-            best = int(values.argmin() if validation.endswith("loss") else values.argmax())
-            right.plot(steps[best], values[best], "o", markersize=7.5, color="white", markeredgecolor=colour)
-            right.plot(steps[best], values[best], "o", markersize=3.2, color=colour, markeredgewidth=0)
-    for ax in (left, right):
+    """Training loss (faint, with a running mean) and a validation metric with its best step, one colour a run.
+
+    Where nothing was validated (`validation` is None), the loss stands alone.
+    """
+    kept = {name: list(rows) for name, rows in runs.items()}
+    panels = 1 if validation is None else 2
+    made, axes = style.figure(0.2 + 4.1 * panels, 3.5, columns=panels)
+    _draw_loss(axes[0], kept, loss)
+    if validation is not None:
+        _draw_validation(axes[1], kept, validation)
+    for ax in axes:
         style.grid(ax, "y")
         style.labels(ax, "step")
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=_STEPS))
         ax.margins(x=0.02)
-    if not validation.endswith("loss"):
-        right.yaxis.set_major_locator(MaxNLocator(7, steps=_STEPS))
-        right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    style.title(left, "Training loss", "running mean over 5 % of the steps")
-    style.title(
-        right,
-        validation.removeprefix("val/").replace("_", " ").capitalize() + " in validation",
-        "circle: best checkpoint",
-    )
     if len(runs) > 1:
-        style.legend(right)
+        style.legend(axes[-1])
     return made
+
+
+def _draw_loss(ax: Axes, runs: Mapping[str, Sequence[Mapping[str, float]]], loss: str) -> None:
+    for colour, (name, rows) in zip(cycle(style.CYCLE), runs.items(), strict=False):
+        steps, values = _series(rows, loss)
+        ax.plot(steps, values, color=colour, linewidth=0.7, alpha=0.28)
+        ax.plot(steps, _running_mean(values), color=colour, linewidth=1.7, label=name)
+    style.title(ax, "Training loss", "running mean over 5 % of the steps")
+
+
+def _draw_validation(ax: Axes, runs: Mapping[str, Sequence[Mapping[str, float]]], validation: str) -> None:
+    for colour, (name, rows) in zip(cycle(style.CYCLE), runs.items(), strict=False):
+        steps, values = _series(rows, validation)
+        ax.plot(steps, values, color=colour, linewidth=1.7, marker="o", markersize=3.2, markeredgewidth=0, label=name)
+        if len(values):
+            best = int(values.argmin() if validation.endswith("loss") else values.argmax())
+            ax.plot(steps[best], values[best], "o", markersize=7.5, color="white", markeredgecolor=colour)
+            ax.plot(steps[best], values[best], "o", markersize=3.2, color=colour, markeredgewidth=0)
+    if not validation.endswith("loss"):
+        ax.yaxis.set_major_locator(MaxNLocator(7, steps=_STEPS))
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    named = validation.removeprefix("val/").replace("_", " ").capitalize()
+    style.title(ax, f"{named} in validation", "circle: best checkpoint")
 
 
 def _whiskers(ax: Axes, spans: Sequence[Estimate], colours: Sequence[str]) -> None:

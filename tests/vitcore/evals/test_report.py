@@ -76,6 +76,9 @@ def test_comparison_and_training_curves_are_drawn_from_partial_rows() -> None:
     assert style.to_png(made).startswith(PNG)
     best = made.axes[1].lines[1]
     assert list(best.get_xdata()) == [15]
+    alone = figures.training_curves({"MAE": rows}, validation=None)
+    assert style.to_png(alone).startswith(PNG)
+    assert len(alone.axes) == 1
     with pytest.raises(RequestError, match="no model to compare"):
         figures.comparison([], metric="top-1")
 
