@@ -50,7 +50,7 @@ def filters_figure(model: nn.Module) -> Figure | None:
     columns = min(_COLUMNS, len(pixels_FYXC))
     mosaic = _mosaic(list(pixels_FYXC), columns)
     rows = -(-len(pixels_FYXC) // columns)
-    made, (ax,) = style.figure(0.62 * columns + 0.5, 0.62 * rows + 0.95)
+    made, (ax,) = style.figure(0.62 * columns + 0.5, 0.62 * rows + 0.8)
     ax.imshow(mosaic, interpolation="nearest")
     ax.set_axis_off()
     side = projection.kernel_size[0]

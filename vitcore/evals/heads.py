@@ -22,7 +22,6 @@ MASS = 0.6
 _HEADS = 8  # columns that a page has room for
 _PHOTOGRAPHS = 4
 _CELL = 1.15  # inches
-_DIMMED = 0.25  # of what lies outside a mask
 
 
 def mass_mask(maps_BAYX: Tensor, share: float = MASS) -> Tensor:
@@ -77,8 +76,8 @@ def heads_figure(model: nn.Module, images_BCHW: Tensor) -> Figure | None:
         below[0].imshow(_together(photograph, masks_BAHW[place]))
         for head in range(heads):
             above[head + 1].imshow(heat_BAHW[place, head], cmap="viridis", vmin=0, vmax=1)
-            shade = np.where(masks_BAHW[place, head, :, :, None], 1.0, _DIMMED)
-            below[head + 1].imshow(photograph * shade)
+            inside_HW1 = masks_BAHW[place, head, :, :, None]
+            below[head + 1].imshow(np.where(inside_HW1, photograph, _pale(photograph)))
     _name(axes[0], heads)
     return made
 
@@ -90,8 +89,12 @@ def _together(photograph: NDArray[np.float32], masks_BHW: NDArray[np.bool_]) -> 
     mixed_HW3 = np.einsum("ahw,ac->hwc", masks_BHW.astype(np.float64), colours_A3) / np.maximum(covered_HW1, 1)
     grey_HW1 = photograph.mean(axis=2, keepdims=True)
     tinted_HW3 = 0.35 * grey_HW1 + 0.65 * mixed_HW3
-    plain_HW3 = np.broadcast_to(0.35 + 0.5 * grey_HW1, tinted_HW3.shape)
-    return np.where(covered_HW1 > 0, tinted_HW3, plain_HW3)
+    return np.where(covered_HW1 > 0, tinted_HW3, _pale(photograph))
+
+
+def _pale(photograph: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A light grey copy (H, W, 3), against which both dark and bright parts of the photograph stand out."""
+    return np.repeat(0.55 + 0.35 * photograph.mean(axis=2, keepdims=True), 3, axis=2).astype(np.float32)
 
 
 def _name(row: NDArray[np.object_], heads: int) -> None:

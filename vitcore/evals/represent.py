@@ -114,4 +114,4 @@ def text_embeddings(
 
 def scale_of(pretrained: Pretrained) -> float:
     """The inverse temperature that a CLIP has learned."""
-    return float(clip_of(pretrained).logit_scale.exp())
+    return clip_of(pretrained).logit_scale.detach().exp().item()

@@ -38,7 +38,7 @@ def similarity_figure(
     rows, columns = len(texts), len(images_BCHW)
     if not rows or not columns:
         return None
-    made = Figure(figsize=(_TEXT + _CELL * columns, 0.95 + _CELL + 0.72 * _CELL * rows), dpi=style.DPI)
+    made = Figure(figsize=(_TEXT + _CELL * columns, 0.75 + _CELL + 0.72 * _CELL * rows), dpi=style.DPI)
     FigureCanvasAgg(made)
     width, height = made.get_size_inches()
     left, right = _TEXT / width, 1 - 0.12 / width
@@ -70,8 +70,9 @@ def similarity_figure(
         )
     each = (right - left) / columns
     for column, photograph in enumerate(pixels_of(images_BCHW).permute(0, 2, 3, 1).clamp(0, 1).numpy()):
-        panel = made.add_axes((left + column * each + 0.03 * each, split, 0.94 * each, top - split))
+        panel = made.add_axes((left + column * each + 0.03 * each, split + 0.05 / height, 0.94 * each, top - split))
         panel.imshow(photograph)
+        panel.set_anchor("S")
         panel.set_axis_off()
     title: dict[str, Any] = {"ha": "left", "va": "top", "fontfamily": style.FONT}
     at_x, at_y = 0.12 / width, 1 - 0.1 / height

@@ -51,7 +51,7 @@ def read_templates(url: str) -> tuple[str, ...]:
 
 def prompts(classes: Sequence[str], templates: Sequence[str] = TEMPLATES) -> list[str]:
     """K · T texts, the templates of the first class first. Underscores of a class name are read as spaces."""
-    names = [name.replace("_", " ") for name in classes]
+    names = [" ".join(name.replace("_", " ").split()) for name in classes]
     return [template.replace("{}", name) for name in names for template in templates]
 
 
