@@ -85,14 +85,20 @@ class Mae(Objective):
                 f"objective.width {config.width} must be divisible by 4 and by the {config.heads} heads of the decoder"
             )
         super().__init__(encoder, world)
-        self._config, self._encoder = config, encoder
+        self._config = config
         self.decoder = Decoder(config, encoder).to(world.device)
+
+    @property
+    def encoder(self) -> VisionTransformer:
+        """The model."""
+        assert isinstance(self.model, VisionTransformer)
+        return self.model
 
     def forward(self, inputs: Inputs) -> Terms:
         """See `Objective.forward`."""
         images_SCHW = self.normalize(inputs.images_SCHW)
         told_SPX, hidden_SP = self._tell(images_SCHW)
-        target_SPX = to_patches(images_SCHW, self._encoder.config.patch)
+        target_SPX = to_patches(images_SCHW, self.encoder.config.patch)
         if self._config.normalize_pixels:
             mean_SP1, deviation_SP1 = _moments(target_SPX)
             target_SPX = (target_SPX - mean_SP1) / deviation_SP1
@@ -111,7 +117,7 @@ class Mae(Objective):
         Where the network tells patches normalised by their own mean and deviation, these are taken from the
         photograph. Meant for evaluation mode; the mask is drawn from torch's generator, as in training.
         """
-        patch = self._encoder.config.patch
+        patch = self.encoder.config.patch
         normalised_SCHW = self.normalize(images_SCHW)
         told_SPX, hidden_SP = self._tell(normalised_SCHW)
         if self._config.normalize_pixels:
@@ -127,14 +133,15 @@ class Mae(Objective):
 
     def _tell(self, images_SCHW: Tensor) -> tuple[Tensor, Tensor]:
         """What is told of all patches (S, P, X) of normalised images, and 1 where a patch was hidden (S, P)."""
-        tokens_SND = self._encoder.embed(images_SCHW)
-        prefix_STD, patches_SPD = tokens_SND[:, : self._encoder.num_prefix], tokens_SND[:, self._encoder.num_prefix :]
+        encoder = self.encoder
+        tokens_SND = encoder.embed(images_SCHW)
+        prefix_STD, patches_SPD = tokens_SND[:, : encoder.num_prefix], tokens_SND[:, encoder.num_prefix :]
         slots, patches, width = patches_SPD.shape
         shown = min(max(1, round(patches * (1 - self._config.mask))), patches - 1)
         order_SP = torch.rand(slots, patches, device=images_SCHW.device).argsort(dim=1)
         shown_SU = order_SP[:, :shown]
         shown_SUD = patches_SPD.gather(1, shown_SU[..., None].expand(-1, -1, width))
-        told_SPX: Tensor = self.decoder(self._encoder.encode(torch.cat([prefix_STD, shown_SUD], dim=1)), shown_SU)
+        told_SPX: Tensor = self.decoder(encoder.encode(torch.cat([prefix_STD, shown_SUD], dim=1)), shown_SU)
         return told_SPX, images_SCHW.new_ones(slots, patches).scatter(1, shown_SU, 0.0)
 
 

@@ -26,7 +26,7 @@ def mae(vit_config: dict[str, Any] | None = None, **config: Any) -> Mae:
 
 def plain_loss(objective: Mae, images_SCHW: Tensor, weights_S: Tensor, shown: int, *, normalize: bool) -> Tensor:
     """Sample by sample: only its shown patches enter the encoder, and mask tokens fill the holes of the decoder."""
-    model, decoder = objective._encoder, objective.decoder
+    model, decoder = objective.encoder, objective.decoder
     noise_SP = torch.rand(len(images_SCHW), GRID**2)
     loss = torch.zeros(())
     for image_CHW, noise_P, weight in zip(images_SCHW, noise_SP, weights_S, strict=True):

@@ -18,7 +18,9 @@ from tests.vitcore.objectives.selfsupervised import (
     views,
     vit,
 )
+from vitcore.data.loading.batch import Inputs
 from vitcore.models import build
+from vitcore.objectives import Embeddings
 from vitcore.objectives.heads import GlobalBatchNorm, Projector
 from vitcore.objectives.moco import Moco
 from vitcore.objectives.momentum import momentum_at
@@ -93,6 +95,32 @@ def test_loss_and_gradients_equal_the_paper(temperature: float) -> None:
     learnt = {name for name, parameter in objective.named_parameters() if parameter.requires_grad}
     assert ours.keys() == learnt  # all take part, as DDP demands; and no other has a gradient
     assert not any(name.startswith("momentum") or "patch_embed" in name for name in learnt)
+
+
+def test_micro_batches_share_the_statistics_of_the_whole_batch() -> None:
+    """To the last digits: what a cached step loses in fp32 is rounding."""
+    objective, given = moco().double(), views(32, 32)
+    weights_S = given.weights_S.double()
+
+    def embed(rows: slice) -> Embeddings:
+        first, second = (view[rows].double() for view in given.views)
+        none = given.labels_S[rows]
+        found: Embeddings = objective(Inputs(first, none, none, none.double(), weights_S[rows], (second,)))
+        return found
+
+    objective.couple(embed(slice(0, SLOTS)), weights_S).loss.backward()
+    whole = gradients(objective)
+    objective.zero_grad()
+    cuts = (slice(0, 2), slice(2, SLOTS))
+    parts = [embed(rows) for rows in cuts]
+    rows = [torch.cat(column).detach().requires_grad_() for column in zip(*(part.rows for part in parts), strict=True)]
+    shared = [value.detach().requires_grad_() for value in parts[0].shared]
+    objective.couple(Embeddings(tuple(rows), tuple(shared)), weights_S).loss.backward()
+    for cut, part in zip(cuts, parts, strict=True):
+        carried = [(value, cached.grad[cut]) for value, cached in zip(part.rows[:2], rows[:2], strict=True)]
+        carried += [(value, cached.grad / 2) for value, cached in zip(part.shared, shared, strict=True)]
+        torch.autograd.backward(*zip(*carried, strict=True))
+    assert_same(gradients(objective), whole, 1e-11)
 
 
 def test_what_weighs_nothing_leaves_no_trace() -> None:
