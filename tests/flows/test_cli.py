@@ -115,6 +115,7 @@ def sentence(capsys: pytest.CaptureFixture[str]) -> str:
         ("evaluate", "missing"),
         ("evaluate m", "missing --data"),
         ("evaluate m --data a --splt test", "did you mean --split?"),
+        ("evaluate m --data a --protocol guess", "--protocol takes one of"),
         ("promote m --metric accuracy", "--metric takes one of"),
         ("pipeline epv", "known: elpv"),
         ("ingest photos", "missing URL"),
@@ -310,7 +311,29 @@ def test_ingest_hands_over_a_whole_configuration(monkeypatch: pytest.MonkeyPatch
 def test_evaluate_takes_several_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = Flow(monkeypatch, "evaluate", [])
     assert main(["evaluate", "models:/a/1", "--data", "x", "y", "--split", "val"]) == 0
-    assert flow.calls == [{"model": "models:/a/1", "data": ["x", "y"], "split": "val", "fresh": False}]
+    asked = {"protocol": "auto", "prompts": None, "bank": "train", "gallery": None}
+    assert flow.calls == [{"model": "models:/a/1", "data": ["x", "y"], "split": "val", **asked, "fresh": False}]
+    line = "evaluate m --data x --protocol retrieval --prompts p.txt --bank known --gallery 100"
+    assert main(line.split()) == 0
+    asked = {"protocol": "retrieval", "prompts": "p.txt", "bank": "known", "gallery": 100}
+    assert flow.calls[1] == flow.plans[1] == {"model": "m", "data": ["x"], "split": "test", **asked, "fresh": False}
+
+
+def test_both_directions_of_a_retrieval_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    import numpy as np
+
+    from flows.cli.evaluate import show_report
+    from vitcore.evals.retrieval import build_retrieval_report
+
+    images, owners = np.eye(4, dtype=np.float32), np.repeat(np.arange(4), 2)
+    show_report(build_retrieval_report(images, images[owners], owners, model="m", dataset="d", split="test"))
+    shown = capsys.readouterr().out
+    assert "m on d, split test by retrieval: 4 photographs" in shown
+    rows = [line.split() for line in shown.splitlines() if "R@" in line]
+    names = ["R@1", "R@5", "R@10"] * 2
+    assert [row[row.index(name) + 1] for row, name in zip(rows, names, strict=True)] == ["1.000"] * 6
+    assert "0.250" in rows[0]  # chance: 2 of 8 captions
+    assert "8 captions" in shown
 
 
 @pytest.mark.parametrize(("passed", "code", "stream"), [(True, 0, "promoted"), (False, 1, "not promoted")])
@@ -379,6 +402,27 @@ def test_predict_prints_classes_and_probabilities(tmp_path: Path, capsys: pytest
     assert sum(first["classes"].values()) == pytest.approx(1)
     assert main(["predict", "model", "photo.png"]) == 0
     assert "photo.png" in capsys.readouterr().out
+
+
+def test_predict_chooses_between_the_texts_it_is_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from vitcore.recipe import ClipConfig, TextConfig, VitConfig
+
+    image = VitConfig(patch=8, width=16, depth=1, heads=2)
+    save_model(tmp_path / "clip", ClipConfig(width=8, image=image, text=TextConfig(width=16, depth=1, heads=2)), ())
+    save_model(tmp_path / "backbone", image, ())
+    save_model(tmp_path / "model")
+    photograph(tmp_path / "photo.png")
+    assert main(["predict", "clip", "photo.png", "--classes", "a dog, a cat", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert set(found["classes"]) == {"a dog", "a cat"}
+    assert sum(found["classes"].values()) == pytest.approx(1)
+    for line, words in {
+        "predict clip photo.png": "name them, such as --classes",
+        "predict backbone photo.png": "vit finetune finetune_224 --model backbone",
+        "predict model photo.png --classes a,b": "--classes is for image and text models",
+    }.items():
+        assert main(line.split()) == 2
+        assert words in sentence(capsys)
 
 
 def test_models_of_an_empty_registry(capsys: pytest.CaptureFixture[str]) -> None:
@@ -477,14 +521,14 @@ def test_arguments_are_read_without_the_heavy_libraries() -> None:
     assert (ran.returncode, ran.stdout) == (2, "set()\n")
 
 
-def save_model(folder: Path) -> None:
-    """A ViT with random weights that knows two classes."""
+def save_model(folder: Path, config: Any = None, classes: tuple[str, ...] = ("cat", "dog")) -> None:
+    """A model with random weights; by default a ViT that knows two classes."""
     from vitcore.models import ModelCard, build, save_pretrained
     from vitcore.recipes.vit import variant
 
-    config = variant("Pico/8")
-    model = build(config, num_classes=2, image_size=16).eval()
-    card = ModelCard(model=config, image_size=16, num_classes=2, classes=("cat", "dog"))
+    config = config or variant("Pico/8")
+    model = build(config, num_classes=len(classes), image_size=16).eval()
+    card = ModelCard(model=config, image_size=16, num_classes=len(classes), classes=classes)
     save_pretrained(folder, model, card)
 
 

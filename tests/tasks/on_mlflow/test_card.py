@@ -41,3 +41,14 @@ def test_the_summary_fits_a_description():
     many = replace(CARD, classes=tuple(f"class {i}" for i in range(1000)), limits=("x" * 6000,))
     assert len(summary(many)) == 5000
     assert "and 980 more" in summary(replace(CARD, classes=many.classes))
+
+
+def test_the_card_says_what_a_model_without_classes_is_for():
+    backbone = replace(CARD, classes=(), kind="backbone")
+    assert "pipeline_tag: image-feature-extraction" in markdown(backbone)
+    assert "vit finetune finetune_224 --model models:/elpv/3" in markdown(backbone, "models:/elpv/3")
+    assert "vit predict" not in markdown(backbone)
+    clip = markdown(replace(CARD, classes=(), kind="clip"))
+    assert "pipeline_tag: zero-shot-image-classification" in clip
+    assert "--classes" in clip
+    assert "pipeline_tag: image-classification" in markdown(CARD)

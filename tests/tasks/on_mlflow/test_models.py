@@ -13,8 +13,10 @@ from PIL import Image
 from tasks.on_mlflow import models, registry
 from tasks.on_mlflow.client import client
 from vitcore.errors import RequestError, WorkError
+from vitcore.evals.photographs import features, view
+from vitcore.evals.represent import text_embeddings
 from vitcore.models import ModelCard, build, load_pretrained, save_pretrained
-from vitcore.recipe import VitConfig
+from vitcore.recipe import ClipConfig, TextConfig, VitConfig
 
 
 @pytest.fixture
@@ -27,6 +29,23 @@ def folder(tmp_path):
     card = ModelCard(model=config, image_size=16, num_classes=2, classes=("functional", "defective"))
     save_pretrained(tmp_path / "product", model, card)
     return tmp_path / "product"
+
+
+def save_without_head(folder, config):
+    torch.manual_seed(0)
+    model = build(config, num_classes=0, image_size=16).eval()
+    for parameter in model.parameters():
+        if parameter.ndim:
+            torch.nn.init.normal_(parameter, std=0.2)
+    save_pretrained(folder, model, ModelCard(model=config, image_size=16, num_classes=0))
+    return folder
+
+
+def loaded(uri, run_id, folder, photograph):
+    """The model as MLflow hands it to whoever serves it, and the folder it was logged as."""
+    logged = models.log_model(uri, run_id, folder, photograph)
+    where = client(uri).get_logged_model(logged.removeprefix("models:/")).artifact_location
+    return pyfunc.load_model(where)
 
 
 @pytest.fixture
@@ -61,6 +80,45 @@ def test_a_registered_model_predicts(uri, registered, photograph, folder):
     assert unwrapped.iloc[0]["probability"] == pytest.approx(row["probability"])
     with pytest.raises(MlflowException, match="row 1 of 'image' is no photograph"):
         model.predict(pd.DataFrame({"image": [photograph, b"nonsense"]}))
+
+
+def test_a_backbone_gives_features(uri, run_id, tmp_path, photograph):
+    folder = save_without_head(tmp_path / "backbone", VitConfig(patch=8, width=16, depth=1, heads=2))
+    model = loaded(uri, run_id, folder, photograph)
+    assert [column.name for column in model.metadata.signature.outputs] == ["features"]
+    found = model.predict(pd.DataFrame({"image": [photograph, photograph]}))
+    assert list(found.columns) == ["features"]
+    pretrained = load_pretrained(folder)
+    expected = features(pretrained, [view(photograph, pretrained.card)])[0].tolist()
+    assert found["features"][1] == pytest.approx(expected, abs=1e-5)
+    assert len(expected) == 16
+    with pytest.raises(MlflowException, match="row 0 of 'image' is no photograph"):
+        model.predict(pd.DataFrame({"image": [b"nonsense"]}))
+
+
+def test_a_clip_embeds_images_and_texts(uri, run_id, tmp_path, photograph):
+    image, text = VitConfig(patch=8, width=16, depth=1, heads=2), TextConfig(width=16, depth=1, heads=2)
+    folder = save_without_head(tmp_path / "clip", ClipConfig(width=8, image=image, text=text))
+    model = loaded(uri, run_id, folder, photograph)
+    pretrained = load_pretrained(folder)
+    image = features(pretrained, [view(photograph, pretrained.card)])[0].tolist()
+    text = text_embeddings(pretrained, ["a dog"])[0].tolist()
+
+    both = model.predict(pd.DataFrame({"image": [None, photograph], "text": ["a dog", None]}))
+    assert both["embedding"][0] == pytest.approx(text, abs=1e-5)
+    assert both["embedding"][1] == pytest.approx(image, abs=1e-5)
+    assert model.predict(pd.DataFrame({"text": ["a dog"]}))["embedding"][0] == pytest.approx(text, abs=1e-5)
+    assert model.predict(pd.DataFrame({"image": [photograph]}))["embedding"][0] == pytest.approx(image, abs=1e-5)
+    with pytest.raises(MlflowException, match="row 1 must hold either an 'image' or a 'text'"):
+        model.predict(pd.DataFrame({"image": [photograph, photograph], "text": [None, "a dog"]}))
+
+
+def test_a_clip_asks_for_the_package_of_its_vocabulary(folder, tmp_path):
+    image, text = VitConfig(patch=8, width=16, depth=1, heads=2), TextConfig(width=16, depth=1, heads=2)
+    clip = save_without_head(tmp_path / "clip", ClipConfig(width=8, image=image, text=text))
+    needs = {name: models._requirements(models._card_of(path)) for name, path in (("clip", clip), ("vit", folder))}
+    assert any(line.startswith("open_clip_torch==") for line in needs["clip"])
+    assert not any("open_clip" in line for line in needs["vit"])
 
 
 def test_what_is_logged_holds_no_pickle_and_says_what_it_needs(uri, registered, tmp_path):
