@@ -223,7 +223,9 @@ class Processes:
 
     def __init__(self, logs: Path) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["pytest", "vitcore.train.__main__", "vitcore.data.ingest.ingest"])
+        self._context.set_forkserver_preload(
+            ["pytest", "vitcore.train.__main__", "vitcore.data.ingest.ingest", "open_clip.tokenizer"]
+        )
         self._logs = logs
 
     def start(self, job: dict[str, Any], **environ: str) -> BaseProcess:

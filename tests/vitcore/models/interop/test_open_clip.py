@@ -1,4 +1,4 @@
-"""open_clip's models as ours and back: the same embeddings and logits, bit-equal weights, refusals that name the part."""
+"""open_clip's models as ours and back: the same embeddings, bit-equal weights, refusals that name the part."""
 
 from __future__ import annotations
 
