@@ -27,6 +27,7 @@ VERBS = {
     "promote": "make a model version the champion, if it passes the gate",
     "pipeline": "the whole story: photographs → champion",
     "predict": "classes and probabilities of photographs",
+    "export": "a model as a folder for timm, transformers, open_clip or ONNX",
     "models": "registered models: list, lineage, comparison",
     "recipes": "what can be trained, and where it comes from",
 }

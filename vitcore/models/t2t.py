@@ -141,7 +141,7 @@ class T2tVit(Classifier):
         """What enters the first block (B, N, D): the class token and the gathered tokens, with their positions."""
         positions_1ND = self._positions_for(*images_BCHW.shape[-2:])
         tokens_BND = self.tokens_to_token(images_BCHW)
-        tokens_BND = torch.cat([self.cls_token.expand(len(tokens_BND), -1, -1), tokens_BND], dim=1)
+        tokens_BND = torch.cat([self.cls_token.expand(tokens_BND.shape[0], -1, -1), tokens_BND], dim=1)
         entering_BND: Tensor = self.pos_drop(tokens_BND + positions_1ND)
         return entering_BND
 

@@ -66,7 +66,7 @@ class TextTransformer(nn.Module):
         """The token that stands for the text (B, D): in CLIP's vocabulary the end of a text has the highest id."""
         if self.config.pooling == "last":
             return text_BND[:, -1]
-        return text_BND[torch.arange(len(tokens_BN), device=tokens_BN.device), tokens_BN.argmax(1)]
+        return text_BND[torch.arange(tokens_BN.shape[0], device=tokens_BN.device), tokens_BN.argmax(1)]
 
     def cut(self, tokens_BN: Tensor) -> Tensor:
         """The tokens without those that nothing depends on: most captions fill a fifth of the context.

@@ -111,7 +111,7 @@ class VisionTransformer(Classifier):
         """What enters the first block (B, N, D): prefix tokens and patches, with their positions (eq. 1)."""
         positions_1ND = self._positions_for(*images_BCHW.shape[-2:])
         tokens_BPD: Tensor = self.patch_embed(images_BCHW)
-        prefix = [token.expand(len(tokens_BPD), -1, -1) for token in self._prefix()]
+        prefix = [token.expand(tokens_BPD.shape[0], -1, -1) for token in self._prefix()]
         if self.config.embed_prefix:
             tokens_BND = torch.cat([*prefix, tokens_BPD], dim=1) + positions_1ND
         else:
