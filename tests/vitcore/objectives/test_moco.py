@@ -144,6 +144,17 @@ def test_a_batch_of_padding_alone_is_nothing_and_no_fault() -> None:
     assert all(gradient.isfinite().all() for gradient in gradients(objective).values())
 
 
+def test_the_heads_have_the_layers_of_the_paper() -> None:
+    query = Moco(MocoConfig(), vit(), World()).query
+    for head, shapes in (
+        (query.projector, [(4096, 32), (4096, 4096), (256, 4096)]),
+        (query.predictor, [(4096, 256), (256, 4096)]),
+    ):
+        assert [tuple(layer.weight.shape) for layer in head.layers] == shapes
+        assert all(layer.bias is None for layer in head.layers)
+        assert [norm.weight is None for norm in head.norms] == [False] * (len(shapes) - 1) + [True]
+
+
 def test_the_patches_learn_only_where_that_is_asked_for_and_other_stems_always() -> None:
     assert not moco().model.get_parameter("patch_embed.proj.weight").requires_grad
     assert moco(freeze_patches=False).model.get_parameter("patch_embed.proj.weight").requires_grad
