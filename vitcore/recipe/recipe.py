@@ -103,6 +103,8 @@ class Recipe(Config):
             )
         if contrasts and not self.data.captions:
             raise ValueError("the objective contrast learns from captions: set data.captions")
+        if not isinstance(objective, LabelConfig) and (self.data.augment.mixup or self.data.augment.cutmix):
+            raise ValueError(f"Mixup and CutMix mix labels, which the objective {objective.kind} does not look at")
         if isinstance(objective, MocoConfig) and views != 2:
             raise ValueError(f"MoCo v3 compares two views of a photograph, not {views}: set data.views")
         if isinstance(objective, DinoConfig) and not 1 < objective.global_views <= views:
