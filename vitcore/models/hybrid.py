@@ -37,13 +37,13 @@ class StandardConv(nn.Conv2d):
         return F.conv2d(same_pad(input, self.kernel_size[0], self.stride[0]), weight, stride=self.stride)
 
 
-def same_pad(maps_BSHW: Tensor, side: int, stride: int, value: float = 0.0) -> Tensor:
-    """Padded so that a window of `side` with `stride` gives ⌈H / stride⌉ × ⌈W / stride⌉; odd cells go to the end."""
+def same_pad(maps_BSHW: Tensor, side: int, stride: int) -> Tensor:
+    """Padded with zeros so that a window of `side` with `stride` gives ⌈H / stride⌉ × ⌈W / stride⌉; odd cells go to the end."""
     lacking = [max((-(-size // stride) - 1) * stride + side - size, 0) for size in maps_BSHW.shape[-2:]]
     if not any(lacking):
         return maps_BSHW
     height, width = lacking
-    return F.pad(maps_BSHW, (width // 2, width - width // 2, height // 2, height - height // 2), value=value)
+    return F.pad(maps_BSHW, (width // 2, width - width // 2, height // 2, height - height // 2))
 
 
 def _norm(width: int) -> nn.Module:
@@ -93,7 +93,7 @@ class Root(nn.Module):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, 64, H / 4, W / 4)."""
         half_BSHW = F.relu(self.norm(self.conv(images_BCHW)))
-        return F.max_pool2d(same_pad(half_BSHW, 3, 2, value=float("-inf")), 3, stride=2)
+        return F.max_pool2d(same_pad(half_BSHW, 3, 2), 3, stride=2)  # after the ReLU no maximum is below the padding
 
 
 class Stage(nn.Module):

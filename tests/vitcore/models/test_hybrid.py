@@ -179,7 +179,7 @@ def test_padding_gives_the_ceiling() -> None:
     for size in range(3, 12):
         for side, stride in ((7, 2), (3, 2), (3, 1), (1, 2), (1, 1)):
             maps = torch.ones(1, 1, size, size + 1)
-            padded = same_pad(maps, side, stride, value=5.0)
+            padded = same_pad(maps, side, stride)
             counts = [(length - side) // stride + 1 for length in padded.shape[-2:]]
             assert counts == [-(-size // stride), -(-(size + 1) // stride)]
             assert (padded == 1).sum() == maps.numel()
