@@ -283,7 +283,7 @@ def test_our_clip_step_against_open_clips(words: tuple[int, int], report: Callab
     mine, peers = in_turns(rounds, stepper(ours, objective), stepper(others, theirs))
     ratio = ratios(peers, mine)
     report(
-        f"CLIP Ti/16 + 6 blocks, 96 px, batch 64, {words[0]} to {words[1]} words: {1000 * statistics.median(mine):.0f} ms a step, {ratio} open_clip "
-        f"(goal {CLIP_GOAL})"
+        f"CLIP Ti/16 + 6 blocks, 96 px, batch 64, {words[0]} to {words[1]} words: "
+        f"{1000 * statistics.median(mine):.0f} ms a step, {ratio} open_clip (goal {CLIP_GOAL})"
     )
     assert ratio.middle >= CLIP_GOAL - NOISE
