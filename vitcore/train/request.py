@@ -8,7 +8,7 @@ from vitcore.data.dataset.manifest import Dataset, DatasetRef
 from vitcore.data.loading.mixture import Mixture
 from vitcore.duration import parse
 from vitcore.errors import RequestError
-from vitcore.recipe import Compute, Config, Recipe
+from vitcore.recipe import Compute, Config, LabelConfig, Recipe
 
 
 class TrainRequest(Config):
@@ -54,17 +54,21 @@ def open_dataset(recipe: Recipe, ref: DatasetRef) -> Dataset:
         RequestError: a split is missing or empty, or the dataset has no labels or captions where they are needed.
     """
     validation = (recipe.eval.split,) if recipe.validates else ()
-    return _opened(recipe, ref, recipe.data.train_split, *validation)
+    return _opened(recipe, ref, recipe.data.train_split, *validation, labels=recipe.needs_labels)
 
 
 def open_mixture(recipe: Recipe, dataset: Dataset, refs: Sequence[DatasetRef]) -> Mixture:
     """A training's datasets as one: that of `open_dataset` and those mixed in, if any.
 
+    Validation looks at the first one: those mixed in need labels only where the objective learns from them.
+
     Raises:
         RequestError: a split is missing or empty, a dataset has no labels, the weights are not as many as the datasets,
             or the recipe counts in epochs, which a mixture does not have.
     """
-    mixture = Mixture([dataset, *(_opened(recipe, ref, recipe.data.train_split) for ref in refs)], recipe.data.mixture)
+    labels = isinstance(recipe.objective, LabelConfig)
+    mixed_in = (_opened(recipe, ref, recipe.data.train_split, labels=labels) for ref in refs)
+    mixture = Mixture([dataset, *mixed_in], recipe.data.mixture)
     durations = {"train.duration": recipe.train.duration, "optim.warmup": recipe.optim.warmup}
     for field, duration in (durations | {"eval.every": recipe.eval.every}).items():
         if not mixture.is_single and parse(duration).unit == "epochs":
@@ -72,9 +76,9 @@ def open_mixture(recipe: Recipe, dataset: Dataset, refs: Sequence[DatasetRef]) -
     return mixture
 
 
-def _opened(recipe: Recipe, ref: DatasetRef, *splits: str) -> Dataset:
+def _opened(recipe: Recipe, ref: DatasetRef, *splits: str, labels: bool) -> Dataset:
     dataset = Dataset.open(ref)
-    needed = {"label": recipe.needs_labels, "captions": recipe.data.captions}
+    needed = {"label": labels, "captions": recipe.data.captions}
     dataset.require(*(field for field, wanted in needed.items() if wanted))
     for split in splits:
         if dataset.split(split).samples == 0:

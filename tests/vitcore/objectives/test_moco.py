@@ -170,12 +170,16 @@ def test_other_architectures_learn_too() -> None:
 
 def test_the_momentum_networks_follow_at_a_momentum_that_grows_to_one() -> None:
     objective = moco(momentum=0.9)
-    before = {name: value.clone() for name, value in objective.momentum_model.network.named_parameters()}
+    followed = (
+        (objective.momentum_model.network, objective.model),
+        (objective.momentum_projector.network, objective.query.projector),
+    )
+    before = [[value.clone() for value in network.parameters()] for network, _ in followed]
     objective.after_step(3, 8)  # step number 2 of 8 is done
     momentum = 1 - 0.1 * (math.cos(math.pi * 2 / 8) + 1) / 2
-    for name, value in objective.momentum_model.network.named_parameters():
-        expected = momentum * before[name] + (1 - momentum) * objective.model.get_parameter(name)
-        torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
+    for (network, source), olds in zip(followed, before, strict=True):
+        for value, old, theirs in zip(network.parameters(), olds, source.parameters(), strict=True):
+            torch.testing.assert_close(value, momentum * old + (1 - momentum) * theirs, rtol=0, atol=1e-6)
     assert momentum_at(0.9, 0, 8) == pytest.approx(0.9)
     assert momentum_at(0.9, 8, 8) == 1
 

@@ -176,11 +176,18 @@ def test_photographs_without_labels_are_enough_and_the_product_can_be_fine_tuned
     assert card.model.pooling == ("token" if kind == "dino" else "mean")  # type: ignore[union-attr]
 
 
-def test_neighbours_need_labels(plain: Recipe, make_request: Any, toy: Dataset, tmp_path: Path) -> None:
+def test_neighbours_need_labels_of_the_dataset_they_are_of_alone(
+    plain: Recipe, make_request: Any, toy: Dataset, tmp_path: Path
+) -> None:
     data = unlabelled(toy, tmp_path)
     request = make_request(without_labels(plain, "mae")).model_copy(update={"data": data.ref})
     with pytest.raises(RequestError, match="has no label"):
         train(request, World(), Recorder())
+    mixed = without_labels(plain, "mae", **{"data.mixture": (1, 3), "train.duration": "2 steps"})
+    result, _ = run(make_request(mixed).model_copy(update={"mixture": (data.ref,)}))
+    assert result.metrics["knn"] > 0.4
+    with pytest.raises(RequestError, match="has no label"):
+        run(make_request(override(plain, {"data.mixture": (1, 3)})).model_copy(update={"mixture": (data.ref,)}))
 
 
 def test_the_vote_is_that_of_a_bank_spread_over_the_training_split(
