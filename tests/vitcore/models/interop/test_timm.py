@@ -165,7 +165,8 @@ def test_a_state_dict_needs_a_description_at_most(case: str) -> None:
 
 def test_a_state_dict_alone_is_read_as_the_plain_model_it_fits() -> None:
     images = images_of()
-    for arguments in ({}, {"qk_norm": True}, {"reg_tokens": 4, "no_embed_class": True}, {"global_pool": "avg"}):
+    probed = {"global_pool": "map", "class_token": False}
+    for arguments in ({}, {"qk_norm": True}, {"reg_tokens": 4, "no_embed_class": True}, probed, {"global_pool": "avg"}):
         theirs = theirs_of(PLAIN, **arguments)
         heads = None if arguments.get("qk_norm") else 2
         ours = from_timm(theirs.state_dict(), heads=heads).eval()
