@@ -38,7 +38,7 @@ class StandardConv(nn.Conv2d):
 
 
 def same_pad(maps_BSHW: Tensor, side: int, stride: int) -> Tensor:
-    """Padded with zeros so that windows of `side` give ⌈H / stride⌉ × ⌈W / stride⌉ cells; an odd zero goes to the end."""
+    """Padded with zeros so that windows of `side` give ⌈H / stride⌉ × ⌈W / stride⌉ cells; an odd zero ends a line."""
     lacking = [max((-(-size // stride) - 1) * stride + side - size, 0) for size in maps_BSHW.shape[-2:]]
     if not any(lacking):
         return maps_BSHW

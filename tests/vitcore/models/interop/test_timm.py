@@ -175,6 +175,16 @@ def test_a_state_dict_alone_is_read_as_the_plain_model_it_fits() -> None:
     assert from_timm(theirs.state_dict()).config.heads == 1  # heads of 64 channels, and never none
 
 
+def test_a_description_tells_grids_apart_that_shapes_do_not() -> None:
+    theirs = theirs_of(PLAIN, img_size=24, reg_tokens=4, no_embed_class=True)
+    assert theirs.pos_embed.shape[1] == 3 * 3 == 1 + 4 + 2 * 2  # nine patches without prefix, or four with
+    ours, images = from_timm(theirs).eval(), images_of(24)
+    assert isinstance(ours, VisionTransformer)
+    assert (ours.grid, ours.config.embed_prefix) == (3, False)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images), atol=1e-5, rtol=0)
+
+
 def test_gradients_and_features_equal_timms() -> None:
     theirs = theirs_of(*OPTIONS["everything"][:1], **OPTIONS["everything"][1])
     ours, images = from_timm(theirs).eval(), images_of()
