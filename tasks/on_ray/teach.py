@@ -32,8 +32,8 @@ def teach(request: TeachRequest, settings: Settings, *, progress: Callable[[int,
     """
     cards = 1 if gpus() and request.compute.accelerator != "cpu" else 0
 
-    def mapper(function: Callable[[Any], Any], pieces: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        return map_unordered(_do, [_Task(function, piece, settings) for piece in pieces], gpus=cards)
+    def mapper(function: Callable[[Any], Any], inputs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        return map_unordered(_do, [_Task(function, piece, settings) for piece in inputs], gpus=cards)
 
     return store_outputs(request, mapper=mapper, progress=progress)
 
