@@ -20,7 +20,8 @@ class Options(training.Options):
     """The arguments that are not fields of a recipe."""
 
     teacher: str
-    """The model to follow: models:/NAME/VERSION, models:/NAME@ALIAS, timm:NAME, torchvision:NAME, or a folder."""
+    """The model to follow: models:/NAME/VERSION, models:/NAME@ALIAS, timm:NAME, hf:ORG/NAME,
+    torchvision:NAME, import:MODULE:FUNCTION (a function of your own), or a folder."""
     store_teacher: bool = False
     """Ask the teacher about every view before the training and keep its answers beside the dataset: further students of
     the same data configuration, batch size and seed replay them."""

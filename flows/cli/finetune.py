@@ -20,7 +20,8 @@ class Options(training.Options):
     """The arguments that are not fields of a recipe."""
 
     model: str
-    """The model to start from: models:/NAME/VERSION, models:/NAME@ALIAS, timm:NAME, torchvision:NAME, or a folder."""
+    """The model to start from: models:/NAME/VERSION, models:/NAME@ALIAS, timm:NAME, hf:ORG/NAME, open_clip:ARCH/TAG,
+    torchvision:NAME, or a folder."""
     teacher: str | None = None
     """The model to follow, named the same way; for recipes that go on distilling."""
 

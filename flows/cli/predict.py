@@ -24,7 +24,8 @@ class Arguments:
     """The arguments of the verb."""
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]
-    """The model: models:/NAME/VERSION, models:/NAME@ALIAS, timm:NAME, torchvision:NAME, or a model's folder."""
+    """The model: models:/NAME/VERSION, models:/NAME@ALIAS, timm:NAME, hf:ORG/NAME, open_clip:ARCH/TAG,
+    torchvision:NAME, or a model's folder."""
     images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE…", help_behavior_hint="(at least one)")]
     """The photographs."""
     classes: str = ""
