@@ -9,17 +9,21 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from flows.evaluate import evaluate, plan
+from flows.promote import promote
 from tasks.evaluate import EvaluateStage
 from tasks.models import ModelRef
-from tasks.on_mlflow import runs
+from tasks.on_mlflow import registry, runs
+from tasks.register import register_model
 from tasks.settings import Settings
 from vitcore.data.dataset.manifest import Dataset
+from vitcore.data.ingest.ingest import ingest
+from vitcore.data.ingest_config import IngestConfig, SplitFractions
 from vitcore.errors import RequestError
 from vitcore.evals.protocol import Protocol
 from vitcore.evals.report import Report
 from vitcore.evals.retrieval import RetrievalReport
 from vitcore.models import ModelCard, build, save_pretrained
-from vitcore.recipe import ClipConfig, ModelConfig, TextConfig, VitConfig
+from vitcore.recipe import ClipConfig, ModelConfig, Recipe, TextConfig, VitConfig
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -100,6 +104,36 @@ def test_captions_and_photographs_find_each_other(house: Settings, captioned: Da
     assert evaluate(clip, [captioned.url], split, protocol="retrieval", gallery=12) == [report]
     (more,) = plan(clip, [captioned.url], split, protocol="retrieval", gallery=13)
     assert (more.state, more.stage) == ("run", stage.stage)
+
+
+def test_a_registered_backbone_has_its_scores_on_its_card_and_passes_the_gate(
+    house: Settings, photographs: Path, backbone: str, plain: Recipe
+) -> None:
+    config = IngestConfig(splits=SplitFractions(train=0.6, val=0.2, test=0.2))
+    data = Dataset.open(ingest(str(photographs), str(house.home / "data" / "hues"), config))
+    run_id = runs.open_run(house.tracking_uri, experiment="hues", identity="train-1", name="r", params={}, tags={})
+    version = register_model(
+        house,
+        Path(backbone),
+        name="hues",
+        identity="train-1",
+        run_id=run_id,
+        recipe=plain,
+        data=data,
+        init=None,
+        teacher=None,
+        fresh=False,
+    )
+    assert "features of 32 numbers" in version.description
+    report = only(evaluate(version.uri, [data.url]))
+    assert report.protocol == "knn"
+    known = registry.resolve(house.tracking_uri, version.uri)
+    assert "by the 20 nearest training photographs" in known.description
+    assert float(known.tags["test/knn/top1"]) == pytest.approx(report.metrics["top1"].value, abs=1e-4)
+    assert report.overlap is not None
+    verdict = promote(version.uri)
+    assert verdict.champion == version.uri
+    assert verdict.decision.passed
 
 
 def test_a_bank_cannot_hold_what_is_asked_about(house: Settings, toy: Dataset, backbone: str, clip: str) -> None:
