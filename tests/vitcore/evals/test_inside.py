@@ -78,7 +78,8 @@ def test_distances_are_those_between_patch_centres() -> None:
 
 def test_attention_distance_is_a_mean_over_patches_without_prefix_tokens() -> None:
     stays = torch.zeros(1, 2, 5, 5)
-    stays[:, 0] = torch.eye(5)
+    stays[:, 0] = torch.eye(5) / 2  # half at itself, half at the prefix token
+    stays[:, 0, :, 0] += 0.5
     stays[:, 1] = 0.2  # looks everywhere, at the prefix token too
     found = mean_attention_distances([stays], grid=2, side=16)
     assert found.shape == (1, 2)
