@@ -6,6 +6,7 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
+from vitcore.errors import RequestError
 from vitcore.models.model import Model
 from vitcore.recipe import BackboneConfig
 
@@ -51,6 +52,20 @@ def check_parameter(model: nn.Module, name: str) -> None:
         model.get_parameter(name)
     except AttributeError:
         raise KeyError(name) from None
+
+
+def check_size(model: Model, height: int, width: int) -> None:
+    """Whether images of that many pixels are of the size that the model takes.
+
+    Raises:
+        RequestError: they are not.
+    """
+    size = model.image_size
+    if height != size or width != size:
+        raise RequestError(
+            f"the images are {height} x {width} pixels but this model takes {size} x {size}: "
+            "resize them, or adapt the model to their size"
+        )
 
 
 def make_head(width: int, num_classes: int) -> nn.Module:

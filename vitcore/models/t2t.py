@@ -20,9 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitcore.errors import RequestError
 from vitcore.models.block import Block, Mlp
-from vitcore.models.classifier import Classifier, check_parameter, make_head, zero_head
+from vitcore.models.classifier import Classifier, check_parameter, check_size, make_head, zero_head
 from vitcore.models.positions import resize_position_embedding
 from vitcore.models.vit import INIT_STD, grid_of
 from vitcore.recipe import T2tConfig
@@ -181,11 +180,7 @@ class T2tVit(Classifier):
     def _positions_for(self, height: int, width: int) -> Tensor:
         if self._any_size and height == width:
             return resize_position_embedding(self.pos_embed, grid_of(height, PIXELS), prefix=1)
-        if height != self.image_size or width != self.image_size:
-            raise RequestError(
-                f"the images are {height} x {width} pixels but this model takes {self.image_size} x {self.image_size}: "
-                "resize them, or adapt the model to their size"
-            )
+        check_size(self, height, width)
         return self.pos_embed
 
     def _block(self, depth: int) -> Block:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vitcore.errors import RequestError
 from vitcore.models.block import Block
-from vitcore.models.classifier import Classifier, make_head, zero_head
+from vitcore.models.classifier import Classifier, check_size, make_head, zero_head
 from vitcore.models.pooling import AttentionPool
 from vitcore.models.positions import resize_position_embedding, sincos_position_embedding
 from vitcore.recipe import VitConfig
@@ -216,11 +216,7 @@ class VisionTransformer(Classifier):
         if self._any_size and height == width:
             grid = grid_of(height, self.patch_pixels())
             return resize_position_embedding(self.pos_embed, grid, prefix=self._placed_prefix())
-        if height != self.image_size or width != self.image_size:
-            raise RequestError(
-                f"the images are {height} x {width} pixels but this model takes {self.image_size} x {self.image_size}: "
-                "resize them, or adapt the model to their size"
-            )
+        check_size(self, height, width)
         return self.pos_embed
 
     def _block(self, depth: int) -> Block:
