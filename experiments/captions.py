@@ -28,6 +28,7 @@ from vitcore.recipe import EvalConfig, Recipe
 from vitcore.recipes import find
 
 GALLERY = 1000
+STEPS = 700
 THUMBNAIL = 64
 BOTH = {"image_to_text": "image → caption", "text_to_image": "caption → image"}
 
@@ -36,7 +37,10 @@ def recipe() -> Recipe:
     """`clip_tiny_cpu`, validated once, at its end."""
     base = find("clip_tiny_cpu")
     return base.model_copy(
-        update={"eval": EvalConfig(every="100%", metric="recall_at_10", resize=base.data.image_size)}
+        update={
+            "train": base.train.model_copy(update={"duration": f"{STEPS} steps"}),
+            "eval": EvalConfig(every="100%", metric="recall_at_10", resize=base.data.image_size),
+        }
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 import tarfile
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ class Corpora:
     cifar10: Path
     """``{train,test}/CLASS/*.jpg``, or a tar of it."""
     flickr8k: Path
-    """A folder with photographs and ``captions.csv`` (image, split, caption), or a tar of it."""
+    """A folder with ``captions.csv`` (image, split, caption) and the photographs, at any depth; or a tar of it."""
     folder: Path
 
     def photographs(
@@ -35,10 +36,19 @@ class Corpora:
         )
 
     def captioned(self) -> DatasetRef:
-        """Flickr8k."""
-        return ingest(
-            str(unpacked(self.flickr8k, self.folder) / "captions.csv"), str(self.folder / "data-flickr"), PLAIN
-        )
+        """Flickr8k, from a table of its photographs' places."""
+        corpus = unpacked(self.flickr8k, self.folder).absolute()
+        places = {path.name: str(path) for path in corpus.rglob("*.jpg")}
+        table = self.folder / "flickr8k.csv"
+        with (
+            (corpus / "captions.csv").open(newline="", encoding="utf-8") as source,
+            table.open("w", newline="", encoding="utf-8") as target,
+        ):
+            rows = csv.DictReader(source)
+            writer = csv.DictWriter(target, rows.fieldnames or ())
+            writer.writeheader()
+            writer.writerows({**row, "image": places.get(row["image"], row["image"])} for row in rows)
+        return ingest(str(table), str(self.folder / "data-flickr8k"), PLAIN)
 
 
 def unpacked(source: Path, folder: Path) -> Path:
