@@ -39,6 +39,9 @@ class OneParameter(Classifier):
     def undecayed(self) -> set[str]:
         return set()
 
+    def allow_any_size(self) -> None:
+        pass
+
     def head_parameters(self) -> tuple[str, ...]:
         return ()
 
@@ -90,7 +93,7 @@ def in_the_loop(request: Any) -> float:
 
 
 def by_hand() -> float:
-    objective, ready = Empty(OneParameter(), torch.device("cpu")), batch()
+    objective, ready = Empty(OneParameter(), World()), batch()
     for step in range(STEPS):
         if step == WARM:
             began = time.perf_counter()
@@ -103,7 +106,7 @@ def test_loop_overhead(
     plain: Recipe, make_request: Any, report: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learner, "student", lambda *_: OneParameter())
-    monkeypatch.setattr(learner.objectives, "build", lambda config, model, *, device, **_: Empty(model, device))
+    monkeypatch.setattr(learner.objectives, "build", lambda config, model, *, world, **_: Empty(model, world))
     monkeypatch.setattr(loop, "TrainLoader", Ready)
     monkeypatch.setattr(loop, "publish_model", lambda *_: None)
     overrides = {"train.duration": f"{STEPS} steps", "eval.every": "100%", "train.ema_decay": 0.99}
