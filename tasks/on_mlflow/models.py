@@ -38,7 +38,19 @@ _TYPES: dict[Kind, str] = {
     "clip": "image-text-embedder",
 }
 _SERVE = Path(__file__).with_name("serve.py")
-_NEEDS = ("mlflow", "torch", "torchvision", "safetensors", "pillow", "numpy", "pandas", "pyarrow", "pydantic", "fsspec")
+_NEEDS = (
+    "mlflow",
+    "torch",
+    "torchvision",
+    "safetensors",
+    "simplejpeg",
+    "pillow",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "fsspec",
+)
 
 
 def log_model(tracking_uri: str, run_id: str, folder: Path, example_image: bytes, *, name: str = "model") -> str:
@@ -191,6 +203,8 @@ def _requirements(card: ModelCard) -> list[str]:
     extra: tuple[str, ...] = ()
     if isinstance(config, CnnConfig) and config.name.startswith("efficientnet_lite"):
         extra = ("efficientnet_lite_pytorch",)
+    if isinstance(config, CnnConfig) and config.name.startswith("timm/"):
+        extra = ("timm",)
     if isinstance(config, ClipConfig):
         extra = ("open_clip_torch",)  # whose byte pairs the texts are read by
     return [f"{name}=={metadata.version(name).split('+')[0]}" for name in (*_NEEDS, *extra)]

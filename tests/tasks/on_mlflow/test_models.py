@@ -127,7 +127,7 @@ def test_what_is_logged_holds_no_pickle_and_says_what_it_needs(uri, registered, 
     assert {"MLmodel", "model.safetensors", "config.json", "serve.py", "input_example.json"} <= names
     assert not [path for path in files if path.suffix in (".pkl", ".pyc", ".pt")]
     requirements = next(path for path in files if path.name == "requirements.txt").read_text()
-    assert "torch==" in requirements
+    assert all(f"{name}==" in requirements for name in ("torch", "simplejpeg"))
     assert "+" not in requirements
     assert client(uri).get_run(registered.run_id).outputs.model_outputs
 
