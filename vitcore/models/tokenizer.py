@@ -10,7 +10,6 @@ from functools import lru_cache, partial
 
 import numpy as np
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_url
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -85,6 +84,7 @@ def _siglip(context: int) -> tuple[Callable[[str], Ids], int]:
     Raises:
         RequestError: they are neither in the hub's local cache nor can the hub be reached.
     """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from open_clip.tokenizer import HFTokenizer
 
     load = partial(HFTokenizer, SIGLIP, context, clean="canonicalize")

@@ -88,7 +88,7 @@ def test_siglips_tokens_are_open_clips(pieces: str, monkeypatch: pytest.MonkeyPa
 
 def test_siglips_tokens_need_the_hub_or_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(tokenizer, "get_hf_file_metadata", unreachable)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
     monkeypatch.setattr(tokenizer, "SIGLIP", "nobody/nothing-like-this")
     with pytest.raises(RequestError, match=r"cannot be had from the hub \(ConnectionError\): bring nobody/nothing"):
         Tokenizer(TextConfig(tokenizer="siglip", pooling="last"))
