@@ -105,6 +105,8 @@ class Recipe(Config):
             raise ValueError("the objective contrast learns from captions: set data.captions")
         if not isinstance(objective, LabelConfig) and (self.data.augment.mixup or self.data.augment.cutmix):
             raise ValueError(f"Mixup and CutMix mix labels, which the objective {objective.kind} does not look at")
+        if isinstance(objective, DinoConfig) and self.train.ema_decay is not None:
+            raise ValueError("DINO keeps its teacher, an average of the weights already: set train.ema_decay to none")
         if isinstance(objective, MocoConfig) and views != 2:
             raise ValueError(f"MoCo v3 compares two views of a photograph, not {views}: set data.views")
         if isinstance(objective, DinoConfig) and not 1 < objective.global_views <= views:
