@@ -41,6 +41,11 @@ class NormalizeConfig(Config):
         return value
 
 
+def _check_heads(width: int, heads: int) -> None:
+    if width < 1 or heads < 1 or width % heads:
+        raise ValueError(f"width {width} is not divisible by {heads} heads")
+
+
 class VitConfig(NormalizeConfig):
     """Vision transformer (2010.11929)."""
 
@@ -99,8 +104,7 @@ class VitConfig(NormalizeConfig):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> VitConfig:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not divisible by {self.heads} heads")
+        _check_heads(self.width, self.heads)
         if self.pooling == "token" and not self.has_class_token:
             raise ValueError("pooling 'token' reads a class token; set class_token, or pooling to 'mean' or 'map'")
         if self.positions == "sincos" and self.width % 4:
@@ -178,8 +182,7 @@ class T2tConfig(NormalizeConfig):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> T2tConfig:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not divisible by {self.heads} heads")
+        _check_heads(self.width, self.heads)
         return self
 
 
@@ -207,8 +210,7 @@ class PvtConfig(NormalizeConfig):
     @model_validator(mode="after")
     def _heads_divide(self) -> PvtConfig:
         for width, heads in zip(self.widths, self.heads, strict=True):
-            if width % heads:
-                raise ValueError(f"width {width} is not divisible by {heads} heads")
+            _check_heads(width, heads)
         return self
 
 
@@ -243,8 +245,7 @@ class TextConfig(Config):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TextConfig:
-        if self.width < 1 or self.heads < 1 or self.width % self.heads:
-            raise ValueError(f"width {self.width} is not divisible by {self.heads} heads")
+        _check_heads(self.width, self.heads)
         return self
 
 
