@@ -28,7 +28,8 @@ from vitcore.recipe import EvalConfig, Recipe
 from vitcore.recipes import find
 
 GALLERY = 1000
-STEPS = 700
+STEPS = 1125
+"""24 epochs."""
 THUMBNAIL = 64
 BOTH = {"image_to_text": "image → caption", "text_to_image": "caption → image"}
 

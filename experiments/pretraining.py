@@ -15,7 +15,7 @@ SOURCE = ("airplane", "automobile", "bird", "cat", "deer", "dog")
 TARGET = ("frog", "horse", "ship", "truck")
 PER_CLASS = 100
 SEEDS = range(3)
-SOURCE_STEPS, TARGET_STEPS = 1200, 300
+SOURCE_STEPS, TARGET_STEPS = 1800, 200
 WAYS = {
     "tuned": "pre-trained on the six, then fine-tuned",
     "scratch": "from scratch, as many steps as the fine-tuning",
@@ -31,7 +31,7 @@ def runs(corpora: Corpora) -> list[Run]:
     for seed in SEEDS:
         found += [
             Run(f"source-{seed}", recipe("source", SOURCE_STEPS, seed), source),
-            Run(f"tuned-{seed}", tuned("tuned", TARGET_STEPS, seed, lr=1e-3), target, init=f"source-{seed}"),
+            Run(f"tuned-{seed}", tuned("tuned", TARGET_STEPS, seed, lr=3e-4), target, init=f"source-{seed}"),
             Run(f"scratch-{seed}", recipe("scratch", TARGET_STEPS, seed), target),
             Run(f"long-{seed}", recipe("long", SOURCE_STEPS + TARGET_STEPS, seed), target),
         ]

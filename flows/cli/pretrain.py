@@ -9,7 +9,7 @@ ABOUT = "Train a recipe from scratch on a dataset, from labels, from captions or
 EXAMPLES = (
     'vit pretrain vit_s16 --data data/birds --train.duration "90 epochs"',
     "vit pretrain vit_tiny_cpu --data data/cifar10 --optim.lr 5e-4 --compute.workers 2",
-    "vit pretrain clip_tiny_cpu --data data/flickr8k --model.image.width 192 --model.image.heads 6",
+    "vit pretrain clip_b32 --data data/pairs --model.image.width 384 --model.image.heads 6",
     "vit pretrain dino_tiny_cpu --data data/cifar10 --dry-run",
 )
 

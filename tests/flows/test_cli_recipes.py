@@ -77,17 +77,15 @@ def test_every_recipe_belongs_to_the_verb_of_its_command() -> None:
 
 def test_a_tower_is_reached_by_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = Flow(monkeypatch, "pretrain", VERSION)
-    line = (
-        "pretrain clip_tiny_cpu --data x --model.image.width 192 --model.image.heads 6 --model.image.class-token true"
-    )
-    assert main([*line.split(), "--model.text.depth", "2", "--model.bias", "-10", "--objective.loss", "sigmoid"]) == 0
+    line = "pretrain siglip_b16 --data x --model.image.width 192 --model.image.heads 6 --model.image.drop-path 0.1"
+    assert main([*line.split(), "--model.text.depth", "2", "--model.bias", "-9", "--objective.loss", "softmax"]) == 0
     assert flow.calls[0]["overrides"] == {
         "model.image.width": 192,
         "model.image.heads": 6,
-        "model.image.class_token": True,
+        "model.image.drop_path": 0.1,
         "model.text.depth": 2,
-        "model.bias": -10.0,
-        "objective.loss": "sigmoid",
+        "model.bias": -9.0,
+        "objective.loss": "softmax",
     }
 
 
@@ -123,8 +121,8 @@ def test_what_is_optional_is_said_by_words(
             "finetune mae_finetune_b16 --data x --model m --model.pooling sum",
             "takes one of token, mean, none, not 'sum'",
         ),
-        ("pretrain clip_tiny_cpu --data x --model.image.width 99", "model.image: width 99 is not divisible by"),
-        ("pretrain clip_tiny_cpu --data x --model.image.widht 96", "did you mean --model.image.width?"),
+        ("pretrain clip_b32 --data x --model.image.width 99", "model.image: width 99 is not divisible by"),
+        ("pretrain clip_b32 --data x --model.image.widht 96", "did you mean --model.image.width?"),
         ("pretrain dino_tiny_cpu --data x --objective.global-views 9", "global_views must be at least 2"),
         ("pretrain mae_tiny_cpu --data x --objective.mask 1.5", "objective.mask: must be a share between 0 and 1"),
         ("pretrain moco_tiny_cpu --data x --eval.metric top1", "take knn or last"),

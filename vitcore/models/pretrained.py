@@ -20,7 +20,7 @@ from vitcore.errors import RequestError
 from vitcore.models.build import build_with
 from vitcore.models.classifier import Classifier
 from vitcore.models.model import Model
-from vitcore.recipe import Config, ModelConfig, Recipe, parse
+from vitcore.recipe import AskedConfig, Config, ModelConfig, Recipe, parse
 
 WEIGHTS = "model.safetensors"
 CARD = "config.json"
@@ -98,7 +98,10 @@ def save_pretrained(folder: Path, model: Model, card: ModelCard) -> str:
 
     Raises:
         ValueError: the card describes another model.
+        RequestError: the model is one that is only asked, which no folder could bring back.
     """
+    if isinstance(card.model, AskedConfig):
+        raise RequestError(f"{card.model.name} is only asked and cannot be saved; keep the file or name it came from")
     described = (card.model, card.num_classes, card.image_size)
     if described != (model.config, model.num_classes, model.image_size):
         raise ValueError("the card's architecture, class count or image size is not the model's")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from vitcore.errors import RequestError
-from vitcore.models import Pretrained, adapt, load_pretrained, load_reference, save_pretrained
+from vitcore.models import ModelCard, Pretrained, adapt, build, load_pretrained, load_reference, save_pretrained
 from vitcore.models.described import described
+from vitcore.recipe import VitConfig
 
 MODULE = """
 import torch
@@ -93,9 +95,20 @@ def test_it_is_asked_and_nothing_more(tmp_path: Path) -> None:
         loaded.classifier.reset_head(3)
     with pytest.raises(RequestError, match="cannot take images of several sizes"):
         loaded.classifier.allow_any_size()
-    save_pretrained(tmp_path / "kept", loaded.model, loaded.card)
+    with pytest.raises(RequestError, match="only asked and cannot be saved; keep the file or name it came from"):
+        save_pretrained(tmp_path, loaded.model, loaded.card)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_card_cannot_run_code(tmp_path: Path) -> None:
+    model = build(VitConfig(patch=4, width=8, depth=1, heads=2), num_classes=2, image_size=8)
+    card = ModelCard(model=model.config, image_size=8, num_classes=2, classes=("wren", "owl"))
+    save_pretrained(tmp_path, model, card)
+    written = json.loads((tmp_path / "config.json").read_text())
+    written["model"] = {"kind": "asked", "name": "import:imported_teachers:teacher"}
+    (tmp_path / "config.json").write_text(json.dumps(written))
     with pytest.raises(RequestError, match="is only asked: a model of 2 classes for 8 pixels cannot be built"):
-        load_pretrained(tmp_path / "kept")  # a card cannot run code: it only names it
+        load_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(
