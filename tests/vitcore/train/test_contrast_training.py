@@ -117,7 +117,8 @@ def test_gradient_caching_equals_one_pass(pairs: Recipe, ask: Any, loss: str) ->
     (_, theirs), (_, ours) = run(whole), run(parts)
     assert_close(state(parts, 2), state(whole, 2), 1e-5)
     for name in ("train/loss", "train/top1", "train/scale", "train/grad_norm"):
-        assert ours.steps[2][name] == pytest.approx(theirs.steps[2][name], abs=1e-5), name
+        # Relative to its size as well: at a norm of 33, fp32's own steps are a third of 1e-5.
+        assert ours.steps[2][name] == pytest.approx(theirs.steps[2][name], rel=1e-5, abs=1e-5), name
 
 
 def test_gradient_caching_drops_out_the_same_in_both_passes(pairs: Recipe, ask: Any) -> None:
