@@ -10,6 +10,7 @@ from experiments.corpora import Corpora
 from experiments.report import SCORE, Results, Section, bars, claim, percent, points, scores, table, verdict
 from experiments.runs import Run
 from experiments.spread import gain, mean
+from vitcore.evals.statistics import Estimate
 
 SOURCE = ("airplane", "automobile", "bird", "cat", "deer", "dog")
 TARGET = ("frog", "horse", "ship", "truck")
@@ -42,7 +43,8 @@ def runs(corpora: Corpora) -> list[Run]:
 
 def section(corpora: Corpora, results: Results) -> Section:
     """What was found."""
-    rows, said, estimates = [], [], {}
+    rows, said = [], []
+    estimates: dict[str, Estimate] = {}
     for count in PER_CLASS:
         size = len(TARGET) * count
         found = {way: scores(results, f"{way}-{count}", SEEDS) for way in WAYS}
