@@ -192,7 +192,7 @@ def _show(shown: Track, settings: Settings, message: Message) -> None:
     if "total" in message:
         metrics = {name.partition("/")[2]: message["metrics"][name] for name in _SHOWN if name in message["metrics"]}
         shown.update(message["step"], message["total"], **(metrics or message["metrics"]))
-    elif message["event"] in ("resumed", "skipped"):
+    elif message["event"] in ("resumed", "skipped", "preempted"):
         tell(settings, f"{message['event']}: {message['detail']}")
 
 

@@ -14,10 +14,11 @@ import torch.distributed as dist
 
 from vitcore import world
 from vitcore.data.loading.batch import Batch
-from vitcore.errors import RequestError, WorkError
+from vitcore.errors import Preempted, RequestError, WorkError
 from vitcore.objectives.contrast import Pairs, contrast
 from vitcore.train import loop
 from vitcore.train.__main__ import main
+from vitcore.train.checkpoint import CheckpointStore
 from vitcore.train.learner import Learner
 from vitcore.train.request import TrainRequest, open_dataset
 from vitcore.train.validate import validate
@@ -49,9 +50,9 @@ def do_train(here: world.World, request: TrainRequest) -> dict[str, Any]:
     recorder, samples = Recorder(), {}
     optimise = loop.optimise
 
-    def record(learner: Learner, batch: Batch, **options: Any) -> loop.Update:
+    def record(learner: Learner, batch: Batch, *wishes: Any) -> loop.Update:
         samples[batch.step] = batch.samples_S[batch.samples_S >= 0].tolist()
-        return optimise(learner, batch, **options)
+        return optimise(learner, batch, *wishes)
 
     loop.optimise = record
     try:
@@ -66,6 +67,23 @@ def do_train(here: world.World, request: TrainRequest) -> dict[str, Any]:
         "events": recorder.events,
         "samples": samples,
     }
+
+
+def do_leave(here: world.World, request: TrainRequest) -> dict[str, Any]:
+    """Train until the last rank is told to leave, at its fifth step."""
+    asked = 0
+
+    def leave() -> bool:
+        nonlocal asked
+        asked += 1
+        return here.rank == here.size - 1 and asked == 5
+
+    try:
+        loop.train(request, here, Recorder(), leave)
+    except Preempted as error:
+        store = CheckpointStore(request.checkpoints, request.identity, 9)
+        return {"left_at": error.step, "checkpoints": [found.progress.step for found in store.checkpoints()]}
+    return {}
 
 
 def do_validate(here: world.World, request: TrainRequest) -> dict[str, Any]:

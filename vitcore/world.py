@@ -6,12 +6,14 @@ The same under Ray Train, torchrun and a bare process, since all it asks for is 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,32 @@ class World:
         if self.distributed:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
+
+    def broadcast_from_main(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes, on every rank; what it raises (a small exception), too."""
+        made: tuple[T | None, Exception | None] = (None, None)
+        if self.is_main:
+            try:
+                made = (make(), None)
+            except Exception as error:
+                made = (None, error)
+        value, failure = self.broadcast(made)
+        if failure is not None:
+            raise failure
+        return value  # type: ignore[no-any-return]
+
+    def beside(self) -> dist.ProcessGroup | None:
+        """A gloo group of the same ranks, for collectives of another thread; None in a world of one. Collective."""
+        if not self.distributed:
+            return None
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup)
+        return group
+
+    def leave(self, group: dist.ProcessGroup | None) -> None:
+        """Give back what `beside` gave. Collective."""
+        if group is not None:
+            dist.destroy_process_group(group)
 
     def barrier(self) -> None:
         """Wait for all ranks."""

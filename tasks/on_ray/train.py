@@ -12,12 +12,13 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.context import get_train_context
 
 from tasks.on_ray.cluster import cores, gpus
 from tasks.on_ray.mailbox import Message, listening
 from tasks.settings import Settings
 from vitcore import world
-from vitcore.errors import RequestError, WorkError
+from vitcore.errors import Preempted, RequestError, WorkError
 from vitcore.recipe import Compute
 from vitcore.sink import NullSink, Sink
 from vitcore.train.loop import train
@@ -71,19 +72,22 @@ def _run(
     scaling, threads = _scaling(request.compute)
     request = request.model_copy(update={"compute": request.compute.model_copy(update={"threads": threads})})
     with listening(listener) as mailbox:
-        trainer: Any = TorchTrainer(
-            worker,  # type: ignore[arg-type]  # Ray's own type forbids the return value it passes on
-            train_loop_config={"request": request.model_dump_json(), "mailbox": mailbox, **context},
-            scaling_config=scaling,
-            run_config=RunConfig(
-                name=f"{request.identity or 'run'}-{uuid.uuid4().hex[:8]}",
-                storage_path=str(settings.home / "ray-train"),
-                failure_config=FailureConfig(max_failures=request.compute.max_failures),
-            ),
-        )
+
+        def make_trainer() -> Any:
+            return TorchTrainer(
+                worker,  # type: ignore[arg-type]  # Ray's own type forbids the return value it passes on
+                train_loop_config={"request": request.model_dump_json(), "mailbox": mailbox, **context},
+                scaling_config=scaling,
+                run_config=RunConfig(
+                    name=f"{request.identity or 'run'}-{uuid.uuid4().hex[:8]}",
+                    storage_path=str(settings.home / "ray-train"),
+                    failure_config=FailureConfig(max_failures=request.compute.max_failures),
+                ),
+            )
+
         handler = signal.getsignal(signal.SIGINT)
         try:
-            answer = trainer.fit().return_value
+            answer = _until_answered(make_trainer)
         except SystemExit:  # Ray's answer to Ctrl-C
             raise KeyboardInterrupt from None
         except ray.train.TrainingFailedError as error:
@@ -96,6 +100,14 @@ def _run(
     if "error" in answer:
         raise (RequestError if answer["kind"] == "request" else WorkError)(answer["error"])
     return dict(answer["result"])
+
+
+def _until_answered(make_trainer: Callable[[], Any]) -> dict[str, Any] | None:
+    """Train, and again on other nodes as often as the workers left theirs because they were to be taken away."""
+    while True:
+        answer: dict[str, Any] | None = make_trainer().fit().return_value
+        if answer is None or "preempted" not in answer:
+            return answer
 
 
 def _scaling(compute: Compute) -> tuple[ScalingConfig, int]:
@@ -126,7 +138,7 @@ def _train_worker(context: dict[str, Any]) -> dict[str, Any]:
     def work(request: TrainRequest, here: world.World, told: Callable[[Message], None]) -> dict[str, Any]:
         sink: Sink = _Telling(context["make_sink"](), told) if here.is_main else NullSink()
         try:
-            return train(request, here, sink).model_dump(mode="json")
+            return train(request, here, sink, leave=_node_is_drained).model_dump(mode="json")
         finally:
             sink.close()
 
@@ -154,11 +166,21 @@ def _answer(
         names = ("init",) if request.teacher_outputs else ("init", "teacher")  # one whose outputs are stored stays away
         places = {name: localize(ref) for name in names if (ref := getattr(request, name)) is not None}
         result = work(request.model_copy(update=places), here, lambda message: mailbox.post.remote(message))
+    except Preempted as error:
+        return {"preempted": error.step}
     except RequestError as error:
         return {"kind": "request", "error": str(error)}
     except WorkError as error:
         return {"kind": "work", "error": str(error)}
     return {"result": result}
+
+
+def _node_is_drained() -> bool:
+    """Whether Ray has noticed that a node of this group is to be taken away.
+
+    `ray.train.get_preemption_info` says the same, but is a barrier over all workers; the loop has one of its own.
+    """
+    return get_train_context().preemption_context.preemption_info is not None
 
 
 class _Telling:

@@ -37,7 +37,7 @@ def files(request: TrainRequest) -> dict[str, bytes]:
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in root.rglob("*")
-        if path.is_file() and path.name != "metrics.jsonl"
+        if path.is_file() and path.name not in ("metrics.jsonl", "attempt.json")
     }
 
 
@@ -112,7 +112,7 @@ def check(torn: TrainRequest, whole: TrainRequest, last: Any) -> list[int]:
     assert files(torn) == files(whole)
     names = {path.name for path in Path(torn.checkpoints).iterdir()}
     assert len([name for name in names if name.startswith("step-")]) == KEEP
-    assert all(re.fullmatch(r"metrics\.jsonl|(step|model)-[0-9]{8}", name) for name in names)
+    assert all(re.fullmatch(r"metrics\.jsonl|attempt\.json|(step|model)-[0-9]{8}", name) for name in names)
     result = json.loads(last.log.read_text().splitlines()[-1])
     assert result["step"] == STEPS
     load_pretrained(result["model"])

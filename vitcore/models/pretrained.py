@@ -100,16 +100,25 @@ def save_pretrained(folder: Path, model: Model, card: ModelCard) -> str:
         ValueError: the card describes another model.
         RequestError: the model is one that is only asked, which no folder could bring back.
     """
-    if isinstance(card.model, AskedConfig):
-        raise RequestError(f"{card.model.name} is only asked and cannot be saved; keep the file or name it came from")
     described = (card.model, card.num_classes, card.image_size)
     if described != (model.config, model.num_classes, model.image_size):
         raise ValueError("the card's architecture, class count or image size is not the model's")
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return write_pretrained(str(folder), model.state_dict(), card)
+
+
+def write_pretrained(url: str, state: Mapping[str, Tensor], card: ModelCard) -> str:
+    """Write the weights of the model that a card describes to a folder at any storage URL, the card last.
+
+    Raises:
+        RequestError: the model is one that is only asked, which no folder could bring back.
+    """
+    if isinstance(card.model, AskedConfig):
+        raise RequestError(f"{card.model.name} is only asked and cannot be saved; keep the file or name it came from")
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     weights = weights_digest(state)
     stored = _StoredCard(**{name: getattr(card, name) for name in ModelCard.model_fields}, weights=weights)
-    storage.write(str(folder / WEIGHTS), safetensors.torch.save(state, metadata={"format": "pt"}))
-    storage.write(str(folder / CARD), (stored.model_dump_json(indent=2) + "\n").encode())
+    storage.write(storage.join(url, WEIGHTS), safetensors.torch.save(state, metadata={"format": "pt"}))
+    storage.write(storage.join(url, CARD), (stored.model_dump_json(indent=2) + "\n").encode())
     return weights
 
 

@@ -27,6 +27,8 @@ class Compute(Config):
     """Most samples in one forward pass of a worker; the rest of its share is accumulated. Default: all of it."""
     checkpoint_every: WallInterval = "5 min"
     """How often to checkpoint; every validation is a checkpoint too."""
+    checkpoint_async: Literal["auto", "on", "off"] = "auto"
+    """Whether checkpoints are written while training goes on; `auto` does so with states of 32 MB and more."""
     keep: int = 2
     """Newest checkpoints kept beside the best one."""
     loader_workers: int = 2

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class Ema:
@@ -26,11 +26,6 @@ class Ema:
         decay = min(self._decay, (1 + step) / (10 + step))
         sources = [tensor.detach() for tensor in self._parameters.values()]
         torch._foreach_lerp_(list(self.shadow.values()), sources, 1 - decay)
-
-    def load(self, shadow: dict[str, Tensor]) -> None:
-        """Take over a saved average."""
-        for name, tensor in self.shadow.items():
-            tensor.copy_(shadow[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ from vitcore.models import Classifier
 from vitcore.models.pretrained import ModelCard
 from vitcore.objectives import Objective
 from vitcore.recipe import Compute, Recipe
-from vitcore.train.checkpoint import Progress
+from vitcore.train.checkpoint import Checkpoint, Progress
 from vitcore.train.ema import Ema
 from vitcore.train.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors
 from vitcore.train.precision import Capabilities, Precision, choose, should_compile, tune
@@ -97,13 +97,32 @@ class Learner:
             tensors |= {f"ema/{name}": value for name, value in self.ema.shadow.items()}
         return tensors
 
+    def local(self) -> set[str]:
+        """Names in `state` of what may differ from rank to rank: the running statistics of a batch norm."""
+        return {f"model/{name}" for name, _ in self.objective.named_buffers()}
+
+    def targets(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
+        """Where to read a checkpoint into: weights and averages in place, the optimiser's state into new tensors."""
+        state = self.state()
+        parameters = dict(self.objective.named_parameters())
+        for name, described in checkpoint.tensors.items():
+            if name in state:
+                continue
+            like = parameters.get(name.removeprefix("optim/").partition("/")[2])
+            if like is not None and list(like.shape) == described["shape"]:
+                state[name] = torch.zeros_like(like)  # sharded as the parameter is
+            else:
+                state[name] = torch.zeros(described["shape"], device=self.world.device)
+        return state
+
     def restore(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
-        """Continue from what `state` gave."""
+        """Continue from what was read into `targets`."""
         self.progress = progress
-        self.objective.load_state_dict(_under("model/", tensors))
         load_optimizer_tensors(self.optimizer, _under("optim/", tensors))
-        if self.ema is not None:
-            self.ema.load(_under("ema/", tensors))
+
+    def product(self) -> dict[str, Tensor]:
+        """The state of the model that is kept."""
+        return dict(self.objective.product.state_dict())
 
     def card(self) -> ModelCard:
         """What has to be known to use the weights."""

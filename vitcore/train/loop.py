@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from vitcore import storage
+from vitcore.data.dataset.manifest import Dataset
 from vitcore.data.loading.batch import Batch
 from vitcore.data.loading.loader import TrainLoader
 from vitcore.duration import parse
-from vitcore.errors import WorkError
-from vitcore.models.pretrained import save_pretrained
+from vitcore.errors import Preempted, WorkError
 from vitcore.sink import NullSink, Sink
 from vitcore.train.accumulate import accumulate
-from vitcore.train.checkpoint import CheckpointStore
+from vitcore.train.checkpoint import CheckpointStore, Saver
 from vitcore.train.learner import Learner
 from vitcore.train.optim import learning_rate, scale_and_clip, set_schedule, weight_decay
 from vitcore.train.request import TrainRequest, TrainResult, open_dataset
@@ -36,34 +33,42 @@ MOST_SKIPS_IN_A_ROW = 10
 """Consecutive steps with a loss or gradient that is not finite after which a run is given up."""
 
 
-def train(request: TrainRequest, world: World, sink: Sink) -> TrainResult:
+def never() -> bool:
+    """The wish of a process whose machine stays."""
+    return False
+
+
+def train(request: TrainRequest, world: World, sink: Sink, leave: Callable[[], bool] = never) -> TrainResult:
     """Train to the end of the recipe, from the newest checkpoint if there is one.
 
     Args:
         request: what to train; equal on all ranks.
         world: this process's place.
         sink: where rank 0 reports to; other ranks' sinks are not called.
+        leave: asked at every step whether this process has been told to go; then all ranks stop behind a checkpoint.
     Returns:
         The best model's place and metrics, on every rank.
     Raises:
         RequestError: recipe and inputs do not fit together.
-        WorkError: the data's error budget is spent, or the loss stayed non-finite.
+        Preempted: a rank had to leave; the same request goes on from the checkpoint that was made.
+        WorkError: the data's error budget is spent, the loss stayed non-finite, or another attempt has taken over.
     """
     dataset = open_dataset(request.recipe, request.data)
-    learner = Learner(request, dataset, world)
-    store = CheckpointStore(request.checkpoints, request.identity, request.compute.keep)
     reports: Sink = sink if world.is_main else NullSink()
-    checkpoint = store.newest()
-    if checkpoint is not None:
-        learner.restore(*checkpoint)
-        reports.event(
-            learner.progress.step, "resumed", f"from step {learner.progress.step} with {world.size} worker(s)"
-        )
-    world.barrier()  # nobody may write before everybody has read
-    if world.is_main:
-        store.tidy(learner.progress.step)
-    if learner.progress.step < learner.plan.total:
-        _run(learner, store, reports)
+    store = CheckpointStore(request.checkpoints, request.identity, request.compute.keep, world)
+    try:
+        learner = _newest(request, dataset, store)
+        begun = learner.progress.step
+        if begun < learner.plan.total:
+            attempt = store.claim()
+            if world.is_main:
+                store.tidy(begun)
+            if begun > 0:
+                reports.event(begun, "resumed", f"attempt {attempt} from step {begun} with {world.size} worker(s)")
+            with Saver(store, world, request.compute.checkpoint_async) as saver:
+                _run(learner, saver, reports, leave)
+    finally:
+        store.close()
     progress = learner.progress
     return TrainResult(
         model=store.model_url(progress.best_step),
@@ -74,7 +79,19 @@ def train(request: TrainRequest, world: World, sink: Sink) -> TrainResult:
     )
 
 
-def _run(learner: Learner, store: CheckpointStore, sink: Sink) -> None:
+def _newest(request: TrainRequest, dataset: Dataset, store: CheckpointStore) -> Learner:
+    """A learner at the newest checkpoint that is whole, or at the beginning."""
+    learner = Learner(request, dataset, store.world)
+    for checkpoint in store.checkpoints():
+        targets = learner.targets(checkpoint)
+        if store.load(checkpoint, targets):
+            learner.restore(checkpoint.progress, targets)
+            break
+        learner = Learner(request, dataset, store.world)  # parts of the damaged one may be in the other
+    return learner
+
+
+def _run(learner: Learner, saver: Saver, sink: Sink, leave: Callable[[], bool]) -> None:
     """The loop proper: step, report, validate, checkpoint."""
     recipe, compute, world, plan = learner.request.recipe, learner.request.compute, learner.world, learner.plan
     progress = learner.progress
@@ -98,7 +115,8 @@ def _run(learner: Learner, store: CheckpointStore, sink: Sink) -> None:
         before, waited = time.perf_counter(), loader.wait_s
         while progress.step < plan.total:
             batch, due = next(batches), checkpoint_due(progress.step + 1)
-            update = optimise(learner, batch, want_checkpoint=due, wait_s=loader.wait_s - waited)
+            wishes = Wishes(due, leave(), loader.wait_s - waited)
+            update = optimise(learner, batch, wishes)
             _account(learner, update, sink)
             now = time.perf_counter()
             metrics = {f"train/{name}": value for name, value in update.metrics.items()}
@@ -107,14 +125,38 @@ def _run(learner: Learner, store: CheckpointStore, sink: Sink) -> None:
             metrics["train/data_wait_max_s"] = max(update.waits_s)
             validated = progress.step == plan.total or progress.step % plan.validate_every == 0
             if validated:
-                metrics |= _validate_and_keep(learner, store, sink)
+                metrics |= _validate_and_keep(learner, saver, sink)
             sink.log(progress.step, metrics)  # before the checkpoint, behind which no attempt reports a step again
             sink.progress(progress.step, plan.total, metrics)
-            if validated or update.checkpoint:
-                _save(learner, store)
-            if update.checkpoint and not validated:
-                sink.event(progress.step, "checkpoint", f"step {progress.step}")
+            if validated or update.checkpoint or update.leave:
+                saver.save(progress, learner.state(), learner.local())
+            if update.leave and progress.step < plan.total:
+                saver.wait()
+                sink.event(progress.step, "preempted", "told to leave the machine, behind a checkpoint")
+                raise Preempted(progress.step)
+            _tell_committed(saver, sink)
             before, waited = time.perf_counter(), loader.wait_s  # a step's time is without validation and checkpoint
+    saver.wait()
+    _tell_committed(saver, sink)
+
+
+def _tell_committed(saver: Saver, sink: Sink) -> None:
+    for step in saver.committed():
+        sink.event(step, "checkpoint", f"step {step}")
+
+
+class Wishes(NamedTuple):
+    """What a rank brings to a step beside its batch."""
+
+    checkpoint: bool = False
+    """Rank 0's counts: its clock says when one is due."""
+    leave: bool = False
+    """Any rank's counts: the machine it is on will soon be gone."""
+    wait_s: float = 0.0
+    """Seconds it waited for its batch."""
+
+
+NONE = Wishes()
 
 
 class Update(NamedTuple):
@@ -124,16 +166,16 @@ class Update(NamedTuple):
     skipped: bool
     bad: int
     checkpoint: bool
+    leave: bool = False
     waits_s: tuple[float, ...] = ()
     """Seconds that each rank waited for its batch."""
 
 
-def optimise(learner: Learner, batch: Batch, *, want_checkpoint: bool = False, wait_s: float = 0.0) -> Update:
+def optimise(learner: Learner, batch: Batch, wishes: Wishes = NONE) -> Update:
     """One optimiser step on this rank's share of a global batch.
 
     The loss is Σ weight × loss over the global Σ weight. DDP averages gradients over ranks, so they are scaled by
-    ranks ÷ Σ weight once that is known; all per-step sums, rank 0's wish for a checkpoint and what each rank waited
-    share one all-reduce.
+    ranks ÷ Σ weight once that is known; all per-step sums, the ranks' wishes and what each waited share one all-reduce.
     """
     world, progress = learner.world, learner.progress
     torch.manual_seed(_seed(learner.request.recipe.train.seed, progress.step, world.rank))
@@ -145,13 +187,14 @@ def optimise(learner: Learner, batch: Batch, *, want_checkpoint: bool = False, w
     learner.objective.before_step(progress.step, learner.plan.total)
     names, sums = accumulate(learner, batch)
     learner.objective.before_update(progress.step, learner.plan.total)
-    flags = torch.tensor([len(batch.bad), float(want_checkpoint and world.is_main)], device=world.device)
+    own = [float(len(batch.bad)), float(wishes.checkpoint and world.is_main), float(wishes.leave)]
+    flags = torch.tensor(own, device=world.device)
     waits = torch.zeros(world.size, device=world.device)
-    waits[world.rank] = wait_s
+    waits[world.rank] = wishes.wait_s
     totals = world.sum(torch.cat([sums, flags, waits])).tolist()
     values, waits_s = totals[: -world.size], tuple(totals[-world.size :])
-    loss_sum, weight, *metric_sums = values[:-2]
-    bad, checkpoint = int(values[-2]), values[-1] > 0
+    loss_sum, weight, *metric_sums = values[:-3]
+    bad, checkpoint, leave = int(values[-3]), values[-2] > 0, values[-1] > 0
     weight = max(weight, 1.0)
     parameters = [parameter for group in learner.optimizer.param_groups for parameter in group["params"]]
     norm = scale_and_clip(parameters, world.size / weight, learner.request.recipe.optim.clip_norm)
@@ -165,7 +208,7 @@ def optimise(learner: Learner, batch: Batch, *, want_checkpoint: bool = False, w
     learner.objective.after_step(progress.step, learner.plan.total)
     metrics = {"loss": loss_sum / weight, "lr": rate, "grad_norm": norm}
     metrics |= {name: value / weight for name, value in zip(names, metric_sums, strict=True)}
-    return Update(metrics, not healthy, bad, checkpoint, waits_s)
+    return Update(metrics, not healthy, bad, checkpoint, leave, waits_s)
 
 
 def _account(learner: Learner, update: Update, sink: Sink) -> None:
@@ -192,35 +235,17 @@ def _account(learner: Learner, update: Update, sink: Sink) -> None:
         )
 
 
-def _validate_and_keep(learner: Learner, store: CheckpointStore, sink: Sink) -> dict[str, float]:
-    """Validate; when it is the best so far, write the model before any checkpoint names it."""
+def _validate_and_keep(learner: Learner, saver: Saver, sink: Sink) -> dict[str, float]:
+    """Validate; the best model so far is on its way before any checkpoint names it."""
     recipe, progress = learner.request.recipe, learner.progress
     with learner.ema.applied() if learner.ema is not None else nullcontext():
         metrics = validate(learner)
         if better(recipe.eval.metric, metrics, progress.best_metrics):
             progress.best_step, progress.best_metrics = progress.step, metrics
-            if learner.world.is_main:
-                publish_model(learner, store.model_url(progress.step))
+            saver.publish(progress.step, learner.product(), learner.card())
             if recipe.validates:
                 sink.event(progress.step, "best", f"{recipe.eval.metric} {metrics[recipe.eval.metric]:.4f}")
     return {f"val/{name}": value for name, value in metrics.items()}
-
-
-def publish_model(learner: Learner, url: str) -> None:
-    """Write the current weights as a pretrained folder under `url`, the config last."""
-    if storage.is_local(url):
-        save_pretrained(storage.local_path(url), learner.objective.product, learner.card())
-        return
-    with TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "model"
-        save_pretrained(folder, learner.objective.product, learner.card())
-        for name in ("model.safetensors", "config.json"):
-            storage.write(storage.join(url, name), (folder / name).read_bytes())
-
-
-def _save(learner: Learner, store: CheckpointStore) -> None:
-    if learner.world.is_main:
-        store.save(learner.progress, learner.state())
 
 
 class _Clock:

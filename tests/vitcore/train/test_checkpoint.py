@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitcore.errors import RequestError
-from vitcore.train.checkpoint import CheckpointStore, Progress
+from tests.checkpoints import parts
+from vitcore.errors import RequestError, WorkError
+from vitcore.train.checkpoint import CheckpointStore, Progress, Saver
+from vitcore.train.checkpoint.saver import WORTHWHILE_MB, in_background, share
+from vitcore.world import World
 
 Damage = Callable[[Path], object]
 
@@ -27,12 +30,14 @@ def filled(url: object, *steps: int, keep: int = 9, best: dict[int, int] | None 
 
 
 def newest(store: CheckpointStore) -> int | None:
-    found = store.newest()
-    if found is None:
-        return None
-    progress, loaded = found
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors(progress.step).items())
-    return progress.step
+    """Step of the newest checkpoint that is whole; it holds what was given."""
+    for checkpoint in store.checkpoints():
+        step = checkpoint.progress.step
+        targets = {name: torch.zeros_like(tensor) for name, tensor in tensors(step).items()}
+        if store.load(checkpoint, targets):
+            assert all(torch.equal(targets[name], tensor) for name, tensor in tensors(step).items())
+            return step
+    return None
 
 
 def flip(path: Path) -> None:
@@ -43,15 +48,21 @@ def flip(path: Path) -> None:
 
 def test_the_newest_comes_back_with_all_it_held(tmp_path: Path) -> None:
     store = CheckpointStore(str(tmp_path / "run"), "train-a", 2)
-    assert store.newest() is None
+    assert store.checkpoints() == []
     progress = Progress(step=7, skipped=[2, 5], bad_samples=3, best_step=4, best_metrics={"top1": 0.25})
     given = {"a": torch.randn(3, 2).t(), "b": torch.arange(3), "c": torch.tensor(1.5, dtype=torch.float64)}
     store.save(progress, given)
-    found = CheckpointStore(str(tmp_path / "run"), "train-a", 2).newest()
-    assert found is not None
-    assert found[0] == progress
-    assert {name: t.dtype for name, t in found[1].items()} == {name: t.dtype for name, t in given.items()}
-    assert all(torch.equal(found[1][name], tensor) for name, tensor in given.items())
+    again = CheckpointStore(str(tmp_path / "run"), "train-a", 2)
+    (found,) = again.checkpoints()
+    assert found.progress == progress
+    assert {name: (t["dtype"], t["shape"]) for name, t in found.tensors.items()} == {
+        "a": ("float32", [2, 3]),
+        "b": ("int64", [3]),
+        "c": ("float64", []),
+    }
+    targets = {name: torch.empty_like(tensor) for name, tensor in given.items()}
+    assert again.load(found, targets)
+    assert all(torch.equal(targets[name], tensor) for name, tensor in given.items())
 
 
 def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:
@@ -62,9 +73,9 @@ DAMAGES: dict[str, Damage] = {
     "no commit": lambda folder: (folder / "state.json").unlink(),
     "half a commit": lambda folder: (folder / "state.json").write_text('{"format": 1, "iden'),
     "no object": lambda folder: (folder / "state.json").write_text("[1]"),
-    "no tensors": lambda folder: (folder / "state.safetensors").unlink(),
-    "a flipped bit": lambda folder: flip(folder / "state.safetensors"),
-    "cut short": lambda folder: (folder / "state.safetensors").write_bytes(b"short"),
+    "no tensors": lambda folder: parts(folder)[0].unlink(),
+    "a flipped bit": lambda folder: flip(parts(folder)[0]),
+    "cut short": lambda folder: parts(folder)[0].write_bytes(b"short"),
     "empty": lambda folder: [path.unlink() for path in folder.iterdir()],
 }
 
@@ -83,14 +94,14 @@ def test_a_damaged_checkpoint_is_none_and_an_older_one_is_used(tmp_path: Path, d
 def test_a_foreign_training_and_another_format_are_refused(tmp_path: Path) -> None:
     filled(tmp_path, 10)
     with pytest.raises(RequestError, match="holds checkpoints of train-a, not of train-b; give another folder"):
-        CheckpointStore(str(tmp_path), "train-b", 2).newest()
+        CheckpointStore(str(tmp_path), "train-b", 2).checkpoints()
     commit = tmp_path / "step-00000010" / "state.json"
-    commit.write_text(json.dumps(json.loads(commit.read_text()) | {"format": 3}))
-    with pytest.raises(RequestError, match="format 3; this release reads 2: upgrade"):
-        CheckpointStore(str(tmp_path), "train-a", 2).newest()
-    commit.write_text(json.dumps(json.loads(commit.read_text()) | {"format": 1}))
-    with pytest.raises(RequestError, match="format 1; this release reads 2: train it anew"):
-        CheckpointStore(str(tmp_path), "train-a", 2).newest()
+    commit.write_text(json.dumps(json.loads(commit.read_text()) | {"format": 4}))
+    with pytest.raises(RequestError, match="format 4; this release reads 3: upgrade"):
+        CheckpointStore(str(tmp_path), "train-a", 2).checkpoints()
+    commit.write_text(json.dumps(json.loads(commit.read_text()) | {"format": 2}))
+    with pytest.raises(RequestError, match="format 2; this release reads 3: train it anew"):
+        CheckpointStore(str(tmp_path), "train-a", 2).checkpoints()
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
@@ -143,3 +154,61 @@ def test_it_works_on_a_store_that_is_not_a_disk() -> None:
     assert newest(store) == 3
     store.tidy(2)
     assert newest(store) == 2
+
+
+def test_a_zombie_cannot_commit(tmp_path: Path) -> None:
+    """A process that was thought dead and comes back: its files hurt nobody, its commit is refused."""
+    old, new = (CheckpointStore(str(tmp_path), "train-a", 9) for _ in range(2))
+    assert old.claim() == 1
+    old.save(Progress(step=10), tensors(10))
+    assert new.claim() == 2
+    with pytest.raises(WorkError, match=r"attempt 2 at the training in .* has begun; this older one stops"):
+        old.save(Progress(step=20), tensors(20))
+    assert newest(new) == 10
+    new.save(Progress(step=20), tensors(20))
+    with pytest.raises(WorkError, match="this older one stops"):
+        old.save(Progress(step=20), {name: tensor + 1 for name, tensor in tensors(20).items()})
+    assert newest(new) == 20
+
+
+def test_states_are_written_while_the_caller_goes_on_and_changes_them(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path), "train-a", 9)
+    state = tensors(1)
+    with Saver(store, World(), "on") as saver:
+        for step in (1, 2, 3):
+            for name, tensor in tensors(step).items():
+                state[name].copy_(tensor)
+            progress = Progress(step=step)
+            saver.save(progress, state)
+            progress.step = 99
+            for tensor in state.values():
+                tensor.fill_(-1)
+        saver.wait()
+        assert saver.committed() == [1, 2, 3]
+        assert saver.committed() == []
+    assert [checkpoint.progress.step for checkpoint in store.checkpoints()] == [3, 2, 1]
+    assert newest(store) == 3
+
+
+def test_what_goes_wrong_in_the_background_is_raised_at_the_next_state(tmp_path: Path) -> None:
+    (tmp_path / "step-00000001").write_text("a file where the folder should be")
+    with Saver(CheckpointStore(str(tmp_path), "train-a", 9), World(), "on") as saver:
+        saver.save(Progress(step=1), tensors(1))
+        with pytest.raises(OSError, match="step-00000001"):
+            saver.save(Progress(step=2), tensors(2))
+    assert not (tmp_path / "step-00000002").exists()
+
+
+def test_only_large_states_are_worth_a_copy() -> None:
+    small, large = ({"w": torch.empty(megabytes * 2**18)} for megabytes in (WORTHWHILE_MB - 1, WORTHWHILE_MB))
+    assert [in_background("auto", state) for state in (small, large)] == [False, True]
+    assert in_background("on", small)
+    assert not in_background("off", large)
+
+
+def test_ranks_share_the_writing_and_rank_0_writes_what_is_its_own() -> None:
+    state = {f"w{n}": torch.empty(size) for n, size in enumerate((8, 5, 4, 4, 3))} | {"mean": torch.empty(2)}
+    shares = [share(state, {"mean"}, World(rank, 3)) for rank in range(3)]
+    assert sorted(name for mine in shares for name in mine) == sorted(state)
+    assert "mean" in shares[0]
+    assert [sum(tensor.numel() for tensor in mine.values()) for mine in shares] == [10, 8, 8]

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.checkpoints import parts
 from vitcore.models import load_pretrained
 from vitcore.recipe import Recipe
 from vitcore.train.__main__ import main
@@ -54,8 +56,11 @@ def test_torchrun_gives_one_result_and_the_same_weights(
     assert TrainResult.model_validate_json(done.stdout).step == 3
     twin = make_request(plain, "twin", SHORT)
     processes.group(2, {"tasks": [["train", twin.model_dump(mode="json")]]})
-    ours, theirs = (Path(r.checkpoints) / "step-00000003" / "state.safetensors" for r in (request, twin))
-    assert ours.read_bytes() == theirs.read_bytes()
+    ours, theirs = (
+        {path.name: path.read_bytes() for path in parts(Path(r.checkpoints) / "step-00000003")} for r in (request, twin)
+    )
+    assert ours == theirs
+    assert len(ours) == 2
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -99,3 +104,36 @@ def test_failing_work_exits_with_1_and_one_sentence(
     unwritable = make_request(plain, "file/run", SHORT)
     assert main([write(unwritable, tmp_path / "unwritable.json")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_told_to_leave_it_makes_a_checkpoint_first_and_the_same_command_goes_on(
+    plain: Recipe, make_request: Any, processes: Any, tmp_path: Path
+) -> None:
+    steps = 400
+    overrides = {"train.duration": f"{steps} steps", "eval.every": "100%"}
+    request = make_request(plain, "run", overrides, checkpoint_every="60 min")
+    arguments = [write(request, tmp_path / "request.json")]
+    metrics = Path(request.checkpoints) / "metrics.jsonl"
+    process = processes.start({"arguments": arguments})
+    while not (metrics.exists() and metrics.read_text().count("\n") > 3):
+        assert process.is_alive(), process.log.read_text()
+        time.sleep(0.01)
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 143, process.log.read_text()
+    step = max(json.loads(line)["step"] for line in metrics.read_text().splitlines())
+    assert 3 < step < steps
+    assert f"behind a checkpoint at step {step}; run the same again and it goes on" in process.log.read_text()
+    again = processes.start({"arguments": arguments})
+    again.join(120)
+    assert again.exitcode == 0, again.log.read_text()
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, steps + 1))
+    assert {"step": step, "event": "resumed", "detail": f"attempt 2 from step {step} with 1 worker(s)"} in lines
+
+
+def test_all_ranks_leave_when_one_is_told_to(plain: Recipe, make_request: Any, processes: Any) -> None:
+    request = make_request(plain, "run", {"train.duration": "9 steps"}, checkpoint_every="60 min")
+    answers = processes.group(3, {"tasks": [["leave", request.model_dump(mode="json")]]})
+    assert [answer[0]["left_at"] for answer in answers] == [5, 5, 5]
+    assert answers[0][0]["checkpoints"] == [5, 4]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 
+from tests.checkpoints import read_state
 from vitcore.data.dataset.manifest import Dataset
 from vitcore.data.loading.batch import to_inputs
 from vitcore.data.loading.loader import EvalLoader, TrainLoader
@@ -61,7 +61,7 @@ def learner_of(request: TrainRequest) -> Learner:
 
 
 def state(request: TrainRequest, step: int) -> dict[str, torch.Tensor]:
-    return load_file(Path(request.checkpoints) / f"step-{step:08d}" / "state.safetensors")
+    return read_state(Path(request.checkpoints) / f"step-{step:08d}")
 
 
 def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolerance: float) -> None:

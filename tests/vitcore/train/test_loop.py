@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from tests.checkpoints import read_state
 from vitcore.data.loading.batch import Batch, Inputs, to_inputs
 from vitcore.errors import RequestError, WorkError
 from vitcore.models import load_pretrained, save_pretrained
@@ -48,7 +48,7 @@ def run(request: TrainRequest) -> tuple[TrainResult, Recorder]:
 
 
 def state(request: TrainRequest, step: int) -> dict[str, torch.Tensor]:
-    return load_file(Path(request.checkpoints) / f"step-{step:08d}" / "state.safetensors")
+    return read_state(Path(request.checkpoints) / f"step-{step:08d}")
 
 
 def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolerance: float) -> None:
@@ -230,8 +230,8 @@ def test_a_step_is_reported_before_the_checkpoint_that_ends_it(
 ) -> None:
     """A kill between the two must not leave a step that no attempt reports."""
     said: list[str] = []
-    real = loop._save
-    monkeypatch.setattr(loop, "_save", lambda learner, store: (said.append("save"), real(learner, store)))
+    real = loop.Saver.save
+    monkeypatch.setattr(loop.Saver, "save", lambda *given: (said.append("save"), real(*given)))
 
     class Order(NullSink):
         def log(self, step: int, metrics: Any) -> None:
@@ -251,7 +251,7 @@ def test_the_best_model_survives_later_worse_ones(
     assert (result.best_step, result.metrics["top1"]) == (4, 0.9)
     assert [step for step, kind in recorder.events if kind == "best"] == [2, 4]
     names = sorted(path.name for path in Path(request.checkpoints).iterdir())
-    assert names == ["model-00000004", "step-00000010"]
+    assert names == ["attempt.json", "model-00000004", "step-00000010"]
     assert load_pretrained(result.model).card.dataset == request.data.digest
 
 
@@ -285,9 +285,9 @@ def test_checkpoints_are_due_by_steps_or_minutes(
 ) -> None:
     overrides = {"train.duration": "7 steps", "eval.every": "100%"}
     _, recorder = run(make_request(plain, "steps", overrides, checkpoint_every="3 steps"))
-    assert [step for step, kind in recorder.events if kind == "checkpoint"] == [3, 6]
+    assert [step for step, kind in recorder.events if kind == "checkpoint"] == [3, 6, 7]
     _, recorder = run(make_request(plain, "minutes", overrides, checkpoint_every="5 min"))
-    assert "checkpoint" not in [kind for _, kind in recorder.events]
+    assert [step for step, kind in recorder.events if kind == "checkpoint"] == [7]
     now = [50.0]
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
     clock, due = loop._Clock("5 min"), []

@@ -38,7 +38,7 @@ def test_a_mixture_resumes_exactly_and_knows_all_classes(mixed: TrainRequest, pr
     assert load_pretrained(whole[0]["result"]["model"]).card.classes == ("b", "g", "r", "x")
     cut = Path(mixed.checkpoints).with_name("cut")
     shutil.copytree(mixed.checkpoints, cut)
-    for path in cut.iterdir():
+    for path in cut.glob("*-*"):
         if int(path.name.split("-")[1]) > 3:
             shutil.rmtree(path)
     resumed = mixed.model_copy(update={"checkpoints": str(cut)})

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from tests.checkpoints import read_state
 from vitcore.data.dataset.manifest import Dataset, DatasetRef
 from vitcore.data.ingest.parallel import threads
 from vitcore.data.loading.batch import to_inputs
@@ -57,7 +57,7 @@ def run(request: TrainRequest) -> dict[int, dict[str, float]]:
 
 
 def state(request: TrainRequest, step: int = 8) -> dict[str, torch.Tensor]:
-    return load_file(Path(request.checkpoints) / f"step-{step:08d}" / "state.safetensors")
+    return read_state(Path(request.checkpoints) / f"step-{step:08d}")
 
 
 def furthest(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
@@ -160,14 +160,14 @@ def test_every_view_is_the_one_the_teacher_saw(student: Recipe, ask: Any, data: 
     frozen = Frozen(teacher.load_teacher(asked.teacher, ("b", "g", "r")), torch.device("cpu"))
     far: list[float] = []
 
-    def compare(learner: Learner, batch: Any, **options: Any) -> loop.Update:
+    def compare(learner: Learner, batch: Any, wishes: loop.Wishes) -> loop.Update:
         assert batch.teacher is not None
         said = batch.teacher.dense(3).log_softmax(1)
         meant = frozen(to_inputs(batch, torch.device("cpu")).images_SCHW).log_softmax(1)
         far.append(float((said - meant).abs().max()))
         assert torch.equal(batch.teacher.classes_SK[:, 0], meant.argmax(1))
         learner.progress.step += 1
-        return loop.Update({"loss": 0.0}, False, 0, False, (0.0,))
+        return loop.Update({"loss": 0.0}, False, 0, False, waits_s=(0.0,))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "optimise", compare)
