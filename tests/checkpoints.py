@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint's folder, whichever rank wrote them; none of them sharded."""
+    """All tensors of a checkpoint's folder, whole, whichever ranks wrote which part."""
+    files = {path.name: load_file(path) for path in parts(folder)}
     tensors: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        found = load_file(path)
-        assert not found.keys() & tensors.keys()
-        tensors |= found
+    for name, described in json.loads((folder / "state.json").read_text())["tensors"].items():
+        tensor = tensors[name] = torch.full(described["shape"], torch.nan).to(getattr(torch, described["dtype"]))
+        for file, offsets, sizes in described["chunks"]:
+            box = tuple(slice(start, start + size) for start, size in zip(offsets, sizes, strict=True))
+            part = name if not any(offsets) else f"{name}[{','.join(map(str, offsets))}]"
+            tensor[box] = files[file][part]
     return tensors
 
 

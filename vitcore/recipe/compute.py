@@ -23,6 +23,10 @@ class Compute(Config):
     """`auto` takes bf16 where the hardware computes in it, else fp32."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; `auto` compiles on CUDA only (it never paid on a CPU)."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Every worker holds the whole model (`ddp`), or a part of every layer (`fsdp`): for models that do not fit."""
+    recompute: bool = False
+    """Keep of each block its input alone and compute it again in the backward pass: a third more work, less memory."""
     microbatch: int | None = None
     """Most samples in one forward pass of a worker; the rest of its share is accumulated. Default: all of it."""
     checkpoint_every: WallInterval = "5 min"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from vitcore.data.loading.batch import Batch, to_inputs
 from vitcore.objectives import Coupled, Embeddings, Terms
@@ -27,12 +25,20 @@ def accumulate(learner: Learner, batch: Batch) -> Sums:
     """Gradients of this rank's Σ weight × loss, in micro-batches of `compute.microbatch` slots."""
     micros = list(batch.micro(learner.request.compute.microbatch))
     if isinstance(learner.objective, Coupled):
-        return _couple(learner, learner.objective, micros)
+        sums = _couple(learner, learner.objective, micros)
+    else:
+        sums = _each(learner, micros)
+    learner.parallel.finish()
+    return sums
+
+
+def _each(learner: Learner, micros: list[Batch]) -> Sums:
+    """The losses of one micro-batch after the other."""
     totals: Sums | None = None
     for index, micro in enumerate(micros):
-        with _synchronising(learner, last=index == len(micros) - 1):
+        with learner.parallel.synchronising(last=index == len(micros) - 1):
             with learner.precision.autocast():
-                terms: Terms = learner.wrapped(to_inputs(micro, learner.world.device))
+                terms: Terms = learner.parallel.module(to_inputs(micro, learner.world.device))
             terms.loss.backward()  # type: ignore[no-untyped-call]
         sums = _sums(terms)
         totals = sums if totals is None else Sums(sums.names, totals.values + sums.values)
@@ -51,7 +57,7 @@ def _couple(learner: Learner, objective: Coupled, micros: list[Batch]) -> Sums:
     weights_S = torch.cat([micro.weights_S for micro in micros]).to(device)
     if len(micros) == 1:
         with learner.precision.autocast():
-            embeddings: Embeddings = learner.wrapped(to_inputs(micros[0], device))
+            embeddings: Embeddings = learner.parallel.module(to_inputs(micros[0], device))
         terms = objective.couple(_in_fp32(embeddings), weights_S)
         terms.loss.backward()  # type: ignore[no-untyped-call]
         return _sums(terms)
@@ -71,9 +77,9 @@ def _couple(learner: Learner, objective: Coupled, micros: list[Batch]) -> Sums:
     for index, (micro, seed) in enumerate(zip(micros, seeds, strict=True)):
         stop = start + len(micro.weights_S)
         torch.manual_seed(seed)
-        with _synchronising(learner, last=index == len(micros) - 1):
+        with learner.parallel.synchronising(last=index == len(micros) - 1):
             with learner.precision.autocast():
-                again = learner.wrapped(to_inputs(micro, device))
+                again = learner.parallel.module(to_inputs(micro, device))
             _carry_on(_in_fp32(again), cached, slice(start, stop), share=1 / len(micros))
         start = stop
     return _sums(terms)
@@ -106,11 +112,3 @@ def _sums(terms: Terms) -> Sums:
     names = sorted(terms.metrics)
     parts = [terms.loss.detach(), terms.weight, *(terms.metrics[name] for name in names)]
     return Sums(names, torch.stack(parts).float())
-
-
-def _synchronising(learner: Learner, *, last: bool) -> AbstractContextManager[None]:
-    """Gradients are summed over the ranks at the last micro-batch only."""
-    wrapped = learner.wrapped
-    if isinstance(wrapped, DistributedDataParallel) and not last:
-        return wrapped.no_sync()
-    return nullcontext()

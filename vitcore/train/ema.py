@@ -38,5 +38,7 @@ class Ema:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for name, parameter in self._parameters.items():
-            parameter.data, self.shadow[name] = self.shadow[name], parameter.data
+        for name, parameter in self._parameters.items():  # in place: a sharded parameter's storage is not to be changed
+            held = parameter.detach().clone()
+            parameter.copy_(self.shadow[name])
+            self.shadow[name].copy_(held)

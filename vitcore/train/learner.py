@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from vitcore import objectives
 from vitcore.data.dataset.manifest import Dataset
@@ -21,6 +20,7 @@ from vitcore.recipe import Compute, Recipe
 from vitcore.train.checkpoint import Checkpoint, Progress
 from vitcore.train.ema import Ema
 from vitcore.train.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors
+from vitcore.train.parallel import Parallel, compile_forward, recompute_activations
 from vitcore.train.precision import Capabilities, Precision, choose, should_compile, tune
 from vitcore.train.request import TrainRequest, open_mixture
 from vitcore.train.student import student
@@ -77,16 +77,14 @@ class Learner:
             world=world,
             stored=self.told is not None,
         )
+        if compute.recompute:
+            recompute_activations(self.objective)
         if should_compile(compute.compile, capabilities):
-            self.objective.compile()
+            compile_forward(self.objective, compute.parallel)
+        self.parallel = Parallel(self.objective, world, compute.parallel)
         self.optimizer = build_optimizer(self.objective, recipe.optim)
         decay = recipe.train.ema_decay
         self.ema = None if decay is None else Ema(self.objective.model, decay)
-        self.wrapped: nn.Module = (
-            DistributedDataParallel(self.objective, gradient_as_bucket_view=True)
-            if world.distributed
-            else self.objective
-        )
         self.progress = Progress()
 
     def state(self) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vitcore.objectives import Objective
 from vitcore.recipe import OptimConfig
+from vitcore.train.parallel import global_norm
 
 SGD_MOMENTUM = 0.9
 _STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # what the optimisers keep of a parameter
@@ -93,7 +94,7 @@ def scale_and_clip(parameters: Iterable[nn.Parameter], scale: float, clip_norm: 
         The global norm after scaling, before clipping.
     """
     gradients: list[Tensor] = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = scale * torch.nn.utils.get_total_norm(gradients).item()
+    norm = scale * global_norm(gradients).item()
     shrink = 1.0 if clip_norm is None or norm <= clip_norm else clip_norm / (norm + 1e-6)
     if math.isfinite(norm) and scale * shrink != 1.0:
         torch._foreach_mul_(gradients, scale * shrink)

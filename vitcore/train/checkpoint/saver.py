@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from vitcore.models.pretrained import ModelCard, write_pretrained
 from vitcore.train.checkpoint.progress import Progress
 from vitcore.train.checkpoint.store import CheckpointStore
+from vitcore.train.parallel import whole
 from vitcore.world import World
 
 WORTHWHILE_MB = 32
@@ -53,9 +54,9 @@ class Saver:
             weights: its state; rank 0's copy is written.
             card: what it is.
         """
-        whole = snapshot(weights, keep=self._world.is_main)
+        copies = snapshot(weights, keep=self._world.is_main)
         if self._world.is_main:
-            self._under_way.append(self._thread.submit(self._publish, self._store.model_url(step), whole, card))
+            self._under_way.append(self._thread.submit(self._publish, self._store.model_url(step), copies, card))
 
     def save(self, progress: Progress, tensors: Mapping[str, Tensor], local: Collection[str] = ()) -> None:
         """Hand over a state. Collective.
@@ -141,7 +142,7 @@ def snapshot(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
     """A copy of a state in memory, whole where it is sharded; empty without `keep`. Collective."""
     copies = {}
     for name, tensor in tensors.items():
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        gathered = whole(tensor)
         if keep:
-            copies[name] = whole.detach().to("cpu", copy=True)
+            copies[name] = gathered.detach().to("cpu", copy=True)
     return copies

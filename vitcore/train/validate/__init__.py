@@ -36,7 +36,8 @@ def validate(learner: Learner) -> dict[str, float]:
     objective = learner.objective.eval()
     learner.world.share(objective.buffers())  # running statistics of a BatchNorm: rank 0's are those that are kept
     try:
-        return _BY[recipe.objective.kind](learner)
+        with learner.parallel.gathered():
+            return _BY[recipe.objective.kind](learner)
     finally:
         objective.train()
 
