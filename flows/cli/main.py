@@ -20,6 +20,7 @@ VERBS = {
     "edit": "correct labels, or withdraw photographs",
     "check": "is a dataset fit to train on?",
     "audit": "copies, and test photographs that are known from training",
+    "plan": "what a training will need and cost, before it runs",
     "pretrain": "train a recipe from scratch on a dataset",
     "distill": "train a recipe with a teacher to follow",
     "finetune": "go on from a trained model",

@@ -1,4 +1,6 @@
-"""What `pretrain`, `distill` and `finetune` share: a recipe's name, every field of it as a flag, and how it is run."""
+"""What `pretrain`, `distill`, `finetune` and `plan` share: a recipe's name, every field of it as a flag, and how it is
+run.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,20 @@ Verb = Literal["pretrain", "distill", "finetune"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """The arguments that are not fields of a recipe."""
+class Asked:
+    """The arguments of every verb that takes a recipe."""
 
     data: tyro.conf.UseAppendAction[tuple[str, ...]]
     """URL of the dataset: a folder written by `vit ingest`, here or in an object store. Several, each behind its own
     --data, are mixed by the weights of --data.mixture; the first one is validated on."""
+    json: bool = False
+    """Print the result as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Asked):
+    """The arguments of a training that are not fields of a recipe."""
+
     name: str | None = None
     """Name the model is registered under; default: made from the dataset and the recipe."""
     fresh: bool = False
@@ -34,11 +44,9 @@ class Options:
     """Say what would run and why, and run nothing."""
     overfit_one_batch: bool = False
     """Learn one batch by heart and register nothing: a quick proof that model, loss and data fit together."""
-    json: bool = False
-    """Print the result as JSON."""
 
 
-O_co = TypeVar("O_co", bound=Options, covariant=True)
+O_co = TypeVar("O_co", bound=Asked, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Request(Generic[O_co]):
     compute: Compute
     options: O_co
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self: Request[Options]) -> dict[str, Any]:
         """The keyword arguments that every training flow takes."""
         return {
             "recipe": self.recipe,
@@ -65,9 +73,9 @@ class Request(Generic[O_co]):
 
 
 def read(
-    verb: Verb, options: type[O_co], argv: Sequence[str], *, about: str, examples: Sequence[str]
+    verb: Verb | Literal["plan"], options: type[O_co], argv: Sequence[str], *, about: str, examples: Sequence[str]
 ) -> Request[O_co] | None:
-    """Read a training verb's arguments; None after the help that lists the recipes was printed.
+    """Read a verb's arguments; None after the help that lists its recipes was printed. `plan` takes all of them.
 
     Raises:
         RequestError: no recipe, an unknown one, one for another verb, or a field that does not fit.
@@ -78,8 +86,7 @@ def read(
     if not argv or argv[0].startswith("-"):
         raise RequestError(f"name the recipe first: vit {verb} RECIPE …; `vit recipes` lists them")
     recipe = find(argv[0])
-    wanted = verb_of(recipe)
-    if wanted != verb:
+    if verb not in ("plan", verb_of(recipe)):
         raise RequestError(f"{recipe.name} is a recipe for another verb: {header(recipe.name).command}")
     fields = mirror(recipe, hide=frozenset({"name"}))
     compute_fields = mirror(Compute())
@@ -113,7 +120,7 @@ def verb_of(recipe: Recipe) -> Verb:
     return "distill" if isinstance(recipe.objective, DistillConfig) else "pretrain"
 
 
-def _list_recipes(verb: Verb, about: str, examples: Sequence[str]) -> None:
+def _list_recipes(verb: Verb | Literal["plan"], about: str, examples: Sequence[str]) -> None:
     console.write(f"usage: vit {verb} RECIPE [OPTIONS]\n\n{about}\n\nexamples:")
     for example in examples:
         console.write(f"  {example}")
@@ -121,7 +128,7 @@ def _list_recipes(verb: Verb, about: str, examples: Sequence[str]) -> None:
     console.grouped(("recipe", "what"), {family: _of_verb(verb, family) for family in FAMILIES})
 
 
-def _of_verb(verb: Verb, family: str) -> list[tuple[str, str]]:
+def _of_verb(verb: Verb | Literal["plan"], family: str) -> list[tuple[str, str]]:
     """Name and title of the recipes of a family that a verb runs."""
-    names = [recipe.__name__ for recipe in FAMILIES[family] if verb_of(recipe()) == verb]
+    names = [recipe.__name__ for recipe in FAMILIES[family] if verb in ("plan", verb_of(recipe()))]
     return [(name, header(name).title) for name in names]
