@@ -88,7 +88,7 @@ def plan(
 def _workers(per_node: int | None, compute: Compute) -> int | None:
     """Workers of a node, if the request says so."""
     if per_node is not None and compute.workers not in (None, per_node):
-        raise RequestError("--gpus-per-node and --compute.workers both say how many workers a node has: give one of them")
+        raise RequestError("--gpus-per-node and --compute.workers both say what a node has: give one of them")
     if per_node is not None and per_node < 1:
         raise RequestError("--gpus-per-node takes a number from 1")
     return per_node or compute.workers

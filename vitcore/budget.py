@@ -40,6 +40,8 @@ def parse(text: str) -> Budget:
     """
     match = _PATTERN.fullmatch(text.lower())
     if match is None or not float(match[1]):
-        raise ValueError(f'{text!r} is not a budget; write for example "12 hours", "90 min", "3 days" or "200 gpu-hours"')
+        raise ValueError(
+            f'{text!r} is not a budget; write for example "12 hours", "90 min", "3 days" or "200 gpu-hours"'
+        )
     value, unit = float(match[1]), match[2]
     return Budget(value, "devices") if unit in _DEVICE_HOURS else Budget(value * _HOURS[unit], "wall")

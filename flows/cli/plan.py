@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import tyro
-
-from flows.cli import console, training
+from flows.cli import training
 from flows.cli.session import Session
 from vitcore import budget as budgets
 from vitcore.budget import Budget
@@ -39,7 +37,7 @@ class Options(training.Asked):
     network: float = 50.0
     """What a node reaches the others by, in GB/s each way; 50 is one port of 400 Gb/s."""
     mfu: float | None = None
-    """Share of the hardware's peak that a step computes at, such as 0.4; default: an assumption, or what is measured."""
+    """Share of the hardware's peak that a step computes at, such as 0.4; default: assumed, or measured."""
     probe: Literal["auto", "on", "off"] = "auto"
     """Whether to take 20 steps of the training, where the hardware is here, instead of assuming how fast they are."""
     price: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from flows.cli import console, results
@@ -122,7 +123,7 @@ def _data(planned: Planned) -> None:
         if row.step.limit == "data":
             factor = row.needed_images_per_s / row.available_images_per_s
             console.write(
-                f"photographs limit {_size(row)}: set --compute.loader-workers {-int(-threads * factor // 1)} where "
+                f"photographs limit {_size(row)}: set --compute.loader-workers {math.ceil(threads * factor)} where "
                 "the nodes have as many cores, or ingest smaller photographs"
             )
 
@@ -131,7 +132,9 @@ def _grounds(planned: Planned) -> None:
     """What was measured, and what is assumed."""
     hardware, probe, loading = planned.hardware, planned.probe, planned.loading
     peak = planned.hardware.peak(planned.precision)
-    lines = [f"measured: one worker's loader here brings {loading.images_per_s:,.0f} images/s by {loading.threads} threads"]
+    lines = [
+        f"measured: a worker's loader brings {loading.images_per_s:,.0f} images/s here by {loading.threads} threads"
+    ]
     if probe is not None:
         lines.append(
             f"measured: {probe.steps} steps of {probe.batch_size} here take {_seconds(probe.step_s)} each, "
@@ -169,8 +172,8 @@ def _complaint(planned: Planned, budget: Budget | None) -> str | None:
     whole = parse(planned.duration)
     share = budget.hours / spent
     return (
-        f"it does not fit in the budget of {budget}: it takes {spent:,.3g} on {_size(best)}; shorten train.duration from "
-        f'"{whole}" to about "{whole.value * share:.3g} {whole.unit}", or take a smaller model or image'
+        f"it does not fit in the budget of {budget}: it takes {spent:,.3g} on {_size(best)}; shorten train.duration "
+        f'from "{whole}" to about "{whole.value * share:.3g} {whole.unit}", or take a smaller model or image'
     )
 
 

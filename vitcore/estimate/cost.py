@@ -9,10 +9,10 @@ import torch
 
 from vitcore.data.loading.batch import Batch, to_inputs
 from vitcore.estimate.checkpointing import blocks_of, checkpointed
-from vitcore.estimate.flops import counter
-from vitcore.estimate.memory import Memory, Watch, bytes_of
+from vitcore.estimate.memory import Memory, bytes_of
 from vitcore.estimate.rehearsal import CPU, Rehearsal, rehearsing
 from vitcore.estimate.subject import Captions, Subject
+from vitcore.estimate.watch import Watch
 from vitcore.models.clip import Clip
 from vitcore.objectives import Coupled, Embeddings
 from vitcore.objectives.momentum import Momentum
@@ -92,9 +92,9 @@ def rehearse(
         batch = subject.batch(slots, share.lane_size)
         objective = learner.objective
         with checkpointed(objective, learner.precision.again) if checkpointing else nullcontext():
-            with Watch(objective.parameters()) as watch, counter() as counted:
+            with Watch(objective.parameters()) as watch:
                 accumulate(learner, batch)
-            flops, exchanged = counted.get_total_flops(), watch.exchanged
+            flops, exchanged = watch.flops, watch.exchanged
             memory = learner.memory(watch.peak, watch.gradients_at_peak)
             if slots == share.slots:
                 return Cost(flops, exchanged, memory)
@@ -107,9 +107,7 @@ def _coupled(learner: Rehearsal, objective: Coupled, batch: Batch, share: Share,
     """From a run of a few micro-batches to one of all: embedding grows with their number, the loss over all of them
     does not, and is run on rows of the whole share.
     """
-    few, whole = (
-        _loss(learner, objective, batch, slots, share) for slots in (len(batch.weights_S), share.slots)
-    )
+    few, whole = (_loss(learner, objective, batch, slots, share) for slots in (len(batch.weights_S), share.slots))
     more_rows = whole.rows - few.rows
     embedding = (run.flops - few.flops) * share.slots // len(batch.weights_S)
     inside = max(run.memory.activations + 2 * more_rows, whole.inside)  # every row has a gradient
@@ -137,11 +135,11 @@ def _loss(learner: Rehearsal, objective: Coupled, batch: Batch, slots: int, shar
         one: Embeddings = objective(to_inputs(micro, CPU))
     rows = tuple(torch.empty(slots, *row.shape[1:], requires_grad=True) for row in one.rows)
     shared = tuple(torch.empty_like(value, dtype=torch.float32).requires_grad_() for value in one.shared)
-    with Watch() as watch, counter() as counted:
+    with Watch() as watch:
         terms = objective.couple(Embeddings(rows, shared), torch.ones(slots))
         terms.loss.backward()  # type: ignore[no-untyped-call]
     size = bytes_of(rows)
-    return _Loss(counted.get_total_flops(), watch.exchanged, size, size + watch.peak)
+    return _Loss(watch.flops, watch.exchanged, size, size + watch.peak)
 
 
 def measure_size(subject: Subject, dtype: torch.dtype | None, *, cuda: bool) -> Size:
@@ -163,7 +161,7 @@ def measure_size(subject: Subject, dtype: torch.dtype | None, *, cuda: bool) -> 
         memory = learner.memory(0, 0)
         size = subject.recipe.data.image_size
         objective.eval()
-        with torch.no_grad(), learner.precision.autocast(), counter() as seen:
+        with torch.no_grad(), learner.precision.autocast(), Watch() as seen:
             objective.predict(torch.empty(1, 3, size, size))
         text_flops = _text_flops(learner, subject.captions)
         return Size(
@@ -172,7 +170,7 @@ def measure_size(subject: Subject, dtype: torch.dtype | None, *, cuda: bool) -> 
             block_bytes=max(sizes, default=0),
             root_bytes=bytes_of(own) - sum(sizes),
             checkpoint_bytes=memory.weights + memory.optimizer + memory.ema + memory.momentum,
-            predict_flops=seen.get_total_flops(),
+            predict_flops=seen.flops,
             text_flops=text_flops,
             coupled=isinstance(objective, Coupled),
         )
@@ -182,6 +180,6 @@ def _text_flops(learner: Rehearsal, captions: Captions | None) -> int:
     clip = learner.objective.model
     if captions is None or not isinstance(clip, Clip):
         return 0
-    with torch.no_grad(), learner.precision.autocast(), counter() as read:
+    with torch.no_grad(), learner.precision.autocast(), Watch() as read:
         clip.embed_texts(torch.zeros(1, captions.tokens, dtype=torch.int64))
-    return read.get_total_flops()
+    return read.flops

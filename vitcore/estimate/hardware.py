@@ -63,23 +63,27 @@ class Hardware:
         return self.fp32 if precision.dtype is None or self.bf16 is None else self.bf16
 
 
-def _gpu(name: str, device: str, fp32: float, bf16: float | None, gib: int, bandwidth: float, link: float, source: str) -> Hardware:
-    """In TFLOP/s, GiB and GB/s."""
+def _gpu(
+    name: str, device: str, tera: tuple[float, float | None], gib: int, giga: tuple[float, float], source: str
+) -> Hardware:
+    """With TFLOP/s in fp32 and bf16, GiB, and GB/s of memory and link."""
+    fp32, bf16 = tera
+    bandwidth, link = giga
     scaled = None if bf16 is None else bf16 * _TERA
     return Hardware(name, fp32 * _TERA, scaled, gib * 2**30, bandwidth * _GIGA, link * _GIGA, source, device)
 
 
 _TABLE = (
-    _gpu("v100", r"V100", 15.7, None, 32, 900, 150, "NVIDIA V100 data sheet (2020), SXM2 32 GB"),
-    _gpu("a100-40", r"A100.*40GB", 156, 312, 40, 1555, 300, "NVIDIA A100 data sheet (2021), SXM 40 GB"),
-    _gpu("a100-80", r"A100.*80GB", 156, 312, 80, 2039, 300, "NVIDIA A100 data sheet (2021), SXM 80 GB"),
-    _gpu("a10", r"A10\b|A10G", 62.5, 125, 24, 600, 32, "NVIDIA A10 data sheet (2021); PCIe 4.0 x16"),
-    _gpu("l4", r"L4\b", 60, 121, 24, 300, 32, "NVIDIA L4 data sheet (2023), half of the sparse figures; PCIe 4.0 x16"),
-    _gpu("l40s", r"L40S", 183, 362, 48, 864, 32, "NVIDIA L40S data sheet (2023); PCIe 4.0 x16"),
-    _gpu("rtx4090", r"RTX 4090", 82.6, 165.2, 24, 1008, 32, "NVIDIA Ada architecture white paper, appendix A; PCIe 4.0"),
-    _gpu("h100", r"H100", 494.7, 989.4, 80, 3350, 450, "NVIDIA H100 data sheet (2023), SXM, half of the sparse figures"),
-    _gpu("h200", r"H200", 494.7, 989.4, 141, 4800, 450, "NVIDIA H200 data sheet (2024), SXM, half of the sparse figures"),
-    _gpu("b200", r"B200", 1125, 2250, 180, 7700, 900, "NVIDIA HGX B200 data sheet (2024), half of the sparse figures, an eighth"),
+    _gpu("v100", r"V100", (15.7, None), 32, (900, 150), "NVIDIA V100 data sheet, SXM2 32 GB"),
+    _gpu("a100-40", r"A100.*40GB", (156, 312), 40, (1555, 300), "NVIDIA A100 data sheet, SXM 40 GB"),
+    _gpu("a100-80", r"A100.*80GB", (156, 312), 80, (2039, 300), "NVIDIA A100 data sheet, SXM 80 GB"),
+    _gpu("a10", r"A10\b|A10G", (62.5, 125), 24, (600, 32), "NVIDIA A10 data sheet; PCIe 4.0 x16"),
+    _gpu("l4", r"L4\b", (60, 121), 24, (300, 32), "NVIDIA L4 data sheet, its sparse figures halved; PCIe 4.0 x16"),
+    _gpu("l40s", r"L40S", (183, 362), 48, (864, 32), "NVIDIA L40S data sheet; PCIe 4.0 x16"),
+    _gpu("rtx4090", r"RTX 4090", (82.6, 165.2), 24, (1008, 32), "NVIDIA Ada white paper, appendix A; PCIe 4.0 x16"),
+    _gpu("h100", r"H100", (494.7, 989.4), 80, (3350, 450), "NVIDIA H100 data sheet, SXM, its sparse figures halved"),
+    _gpu("h200", r"H200", (494.7, 989.4), 141, (4800, 450), "NVIDIA H200 data sheet, SXM, its sparse figures halved"),
+    _gpu("b200", r"B200", (1125, 2250), 180, (7700, 900), "NVIDIA HGX B200 data sheet, its sparse figures halved"),
 )
 GPUS: dict[str, Hardware] = {gpu.name: gpu for gpu in _TABLE}
 """By the name that `--gpu` takes."""

@@ -275,7 +275,9 @@ class Planner:
             for name, peak in (("activation checkpointing", checkpointed), ("sharding (FSDP)", sharded))
             if peak <= usable
         ]
-        smaller = f"even one lane of {lane} samples does not fit; take a GPU with more memory, or a smaller model or image"
+        smaller = (
+            f"even one lane of {lane} samples does not fit; take a GPU with more memory, or a smaller model or image"
+        )
         return smaller + (f" ({' or '.join(helps)} would do)" if helps else "")
 
 
@@ -299,4 +301,6 @@ def _sample_bytes(subject: Subject) -> float:
     """Mean bytes of a training sample in its tar, over the datasets of a mixture in their shares."""
     splits = [each.split(subject.recipe.data.train_split) for each in subject.mixture.datasets]
     weights = subject.mixture.weights
-    return sum(weight * split.bytes / split.samples for weight, split in zip(weights, splits, strict=True)) / sum(weights)
+    return sum(weight * split.bytes / split.samples for weight, split in zip(weights, splits, strict=True)) / sum(
+        weights
+    )

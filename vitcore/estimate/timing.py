@@ -73,7 +73,9 @@ class Step:
         return "communication" if self.exposed > self.compute + self.optimizer else "compute"
 
 
-def step(cluster: Cluster, share: Share, cost: Cost, size: Size, *, compute_s: float, measured: bool, data_s: float) -> Step:
+def step(
+    cluster: Cluster, share: Share, cost: Cost, size: Size, *, compute_s: float, measured: bool, data_s: float
+) -> Step:
     """The parts of a step.
 
     Args:
