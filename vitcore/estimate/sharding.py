@@ -12,8 +12,11 @@ GATHERED = 2
 def sharded_peak(memory: Memory, size: Size, devices: int) -> int:
     """Bytes of a device when weights, gradients, optimiser and averages are cut over all devices.
 
-    Blocks are gathered one after the other; what is in no block stays gathered. The teacher is not sharded.
+    Blocks are gathered one after the other; what is in no block stays gathered. The teacher is not sharded. On one
+    device nothing changes.
     """
+    if devices == 1:
+        return memory.peak
     cut = memory.resident - memory.teacher + memory.gradients
-    whole = size.root_bytes + GATHERED * size.block_bytes if devices > 1 else 0
+    whole = size.root_bytes + GATHERED * size.block_bytes
     return cut // devices + whole + memory.teacher + memory.activations
