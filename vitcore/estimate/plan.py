@@ -253,7 +253,9 @@ class Planner:
             save, publish = self.probe.checkpoint_s, self.probe.publish_s
         if span.unit == "steps":
             every = max(1, round(span.value))
-            more = self.lengths.steps // every - self.lengths.steps // lcm(every, self.lengths.validate_every)
+            total, validate_every = self.lengths.steps, self.lengths.validate_every
+            last = total % every == 0 and total % validate_every != 0  # the last step is validated in any case
+            more = total // every - total // lcm(every, validate_every) - last
         else:
             more = int(train_s / 60 / span.value)
         return (count + more) * save + count * publish
