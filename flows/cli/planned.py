@@ -49,7 +49,7 @@ def _header(planned: Planned) -> None:
     console.fields(
         {
             "parameters": f"{size.parameters:,}{frozen} (computed)",
-            "FLOPs": f"{per_sample / 1e9:,.2f} G a sample, {per_sample * planned.batch_size / 1e12:,.2f} T a step of "
+            "FLOPs": f"{per_sample / 1e9:,.4g} G a sample, {per_sample * planned.batch_size / 1e12:,.4g} T a step of "
             f"{planned.batch_size:,} (computed)",
             "length": f"{lengths.steps:,} steps ({planned.duration}), {lengths.validations} validations of "
             f"{lengths.images:,} photographs (computed)",
@@ -121,10 +121,10 @@ def _data(planned: Planned) -> None:
     threads = planned.loading.threads
     for row in planned.rows:
         if row.step.limit == "data":
-            factor = row.needed_images_per_s / row.available_images_per_s
+            needed = math.ceil(threads * row.needed_images_per_s / row.available_images_per_s)
             console.write(
-                f"photographs limit {_size(row)}: set --compute.loader-workers {math.ceil(threads * factor)} where "
-                "the nodes have as many cores, or ingest smaller photographs"
+                f"photographs limit {_size(row)}: a worker needs about {needed:,} loader threads with a core each "
+                "(--compute.loader-workers), or smaller photographs (vit ingest --resize)"
             )
 
 

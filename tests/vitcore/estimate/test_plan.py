@@ -40,7 +40,7 @@ def test_every_gpu_has_its_numbers_and_their_source() -> None:
 
 
 def test_an_unknown_gpu_names_the_nearest() -> None:
-    with pytest.raises(RequestError, match="did you mean .*h100"):
+    with pytest.raises(RequestError, match=r"did you mean .*h100"):
         find("H100-80")
     with pytest.raises(RequestError, match=r"there are v100, .* and cpu"):
         find("tpu")
@@ -146,9 +146,8 @@ def test_checkpoints_that_are_validations_are_written_once(plannable: Plannable)
     plan = planner(plannable, find("h100"), checkpoint_every="2 steps")
     plan.lengths = replace(plan.lengths, steps=10, validate_every=4, validations=3)
     plan.probe = probe_of(checkpoint_s=1.0, publish_s=0.1)
-    assert plan._checkpoint_s(1.0) == pytest.approx(
-        5 + 0.3
-    )  # at 4, 8 and, as the last, 10 a validation; at 2 and 6 none
+    # Validations are at 4, 8 and, as the last step, 10; checkpoints alone at 2 and 6.
+    assert plan._checkpoint_s(1.0) == pytest.approx(5 + 0.3)
     minutes = planner(plannable, find("h100"), checkpoint_every="5 min")
     minutes.lengths, minutes.probe = plan.lengths, plan.probe
     assert minutes._checkpoint_s(3600.0) == pytest.approx(3 + 12 + 0.3)
