@@ -20,6 +20,7 @@ RECIPES = {
     "vit": "vit_s16",
     "deit": "deit_s16",
     "cnn": "cnn_tiny_cpu",
+    "hybrid": "hybrid_r50_b16",
     "mixer": "mixer_b16",
     "t2t": "t2t_14",
     "pvt": "pvt_v2_b0",
@@ -31,6 +32,7 @@ RECIPES = {
 _SIZES: dict[str, dict[str, Any]] = {
     "vit": {"width": 128, "depth": 4, "heads": 4},
     "deit": {"width": 128, "depth": 4, "heads": 4},
+    "hybrid": {"width": 128, "depth": 4, "heads": 4},
     "mixer": {"width": 128, "depth": 4},
     "t2t": {"width": 128, "depth": 4, "heads": 4, "token_width": 32},
     "pvt": {"widths": (16, 32, 64, 64), "heads": (1, 2, 2, 2)},

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from tests.vitcore.estimate.conftest import Plannable
+from tests.vitcore.estimate.conftest import RECIPES, Plannable
 from vitcore.data.dataset.manifest import Dataset
 from vitcore.data.loading.loader import TrainLoader
 from vitcore.estimate.cost import Share, measure_size, rehearse
@@ -99,7 +99,7 @@ def real(asked: Subject) -> tuple[Learner, Any, int]:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("name", ["vit", "deit", "mixer", "t2t", "cnn", "clip", "moco", "dino", "mae"])
+@pytest.mark.parametrize("name", ["vit", "deit", "hybrid", "mixer", "t2t", "cnn", "clip", "moco", "dino", "mae"])
 def test_a_rehearsal_counts_what_a_real_step_computes(plannable: Plannable, name: str) -> None:
     asked = plannable(name, 16)
     learner, batch, lane = real(asked)
@@ -112,6 +112,18 @@ def test_many_micro_batches_are_counted_from_a_few(plannable: Plannable, name: s
     asked = plannable(name, 64, microbatch=8)
     learner, batch, lane = real(asked)
     assert rehearse(asked, Share(1, 64, lane, 8), None, cuda=False).flops == counted(learner, batch)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_way_of_learning_is_rehearsed_as_on_a_gpu(plannable: Plannable, name: str) -> None:
+    """In bf16, with the blocks computed again: which costs FLOPs and saves memory."""
+    asked = plannable(name, 16)
+    whole, again = (
+        rehearse(asked, Share(2, 16, 8), torch.bfloat16, cuda=True, checkpointing=checkpointing)
+        for checkpointing in (False, True)
+    )
+    assert whole.flops < again.flops < 2 * whole.flops
+    assert whole.memory.resident == again.memory.resident
 
 
 @pytest.mark.parametrize("groups", [1, 4, 8])
