@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from vitcore.data.loading.batch import Batch, to_inputs
-from vitcore.estimate.checkpointing import blocks_of, checkpointed
+from vitcore.estimate.checkpointing import checkpointed
 from vitcore.estimate.memory import Memory, bytes_of
 from vitcore.estimate.rehearsal import CPU, Rehearsal, rehearsing
 from vitcore.estimate.subject import Captions, Subject
@@ -17,6 +17,7 @@ from vitcore.models.clip import Clip
 from vitcore.objectives import Coupled, Embeddings
 from vitcore.objectives.momentum import Momentum
 from vitcore.train.accumulate import accumulate
+from vitcore.train.parallel import blocks
 
 _MICROS = 2  # micro-batches that are run: further ones compute and hold what the second does
 
@@ -154,10 +155,10 @@ def measure_size(subject: Subject, dtype: torch.dtype | None, *, cuda: bool) -> 
             for parameter in module.parameters()
         }
         own = [parameter for parameter in parameters.values() if id(parameter) not in followers]
-        blocks = [
-            block for block in blocks_of(objective) if not any(id(each) in followers for each in block.parameters())
+        repeated = [
+            block for block in blocks(objective) if not any(id(each) in followers for each in block.parameters())
         ]
-        sizes = [bytes_of(block.parameters()) for block in blocks]
+        sizes = [bytes_of(block.parameters()) for block in repeated]
         memory = learner.memory(0, 0)
         size = subject.recipe.data.image_size
         objective.eval()

@@ -133,6 +133,7 @@ class Planner:
         self, subject: Subject, hardware: Hardware, loading: Loading, precision: Precision, *, mfu: float
     ) -> None:
         self.subject, self.hardware, self.loading, self.precision = subject, hardware, loading, precision
+        self.compute = subject.request.compute
         self.rate = hardware.peak(precision) * mfu
         """FLOP/s of a device: assumed, until a probe has measured it."""
         self.size: Size = measure_size(subject, precision.dtype, cuda=hardware.cuda)
@@ -144,7 +145,7 @@ class Planner:
         """Take the rate at which steps ran here."""
         lane_size = measured.batch_size // resolve_lanes(measured.batch_size, samples=measured.batch_size)
         share = Share(1, measured.batch_size, lane_size, self.subject.request.compute.microbatch)
-        self.rate = self.cost(share).flops / measured.step_s
+        self.rate = self.cost(share, checkpointing=self.compute.recompute).flops / measured.step_s
         self.probe = measured
 
     def cost(self, share: Share, *, checkpointing: bool = False) -> Cost:
@@ -177,8 +178,8 @@ class Planner:
             RequestError: so many devices cannot share the batch.
         """
         recipe, batch = self.subject.recipe, self.subject.recipe.train.batch_size
-        share = self.share(cluster.devices, self.subject.request.compute.microbatch)
-        cost = self.cost(share)
+        share = self.share(cluster.devices, self.compute.microbatch)
+        cost = self.cost(share, checkpointing=self.compute.recompute)
         checkpointed = self.cost(share, checkpointing=True).memory
         loaders = cluster.devices if self.hardware.cuda else cluster.nodes  # on a CPU the workers share its cores
         available = loaders * self.loading.images_per_s
@@ -190,8 +191,9 @@ class Planner:
             compute_s=cost.flops / self.rate,
             measured=self.probe is not None,
             data_s=batch / available,
+            sharded=self.compute.parallel == "fsdp",
         )
-        fits = cost.memory.peak <= self.hardware.usable
+        fits = self._peak(cost, cluster.devices) <= self.hardware.usable
         needed = batch / parts.busy
         train_s = self.lengths.steps * parts.total + (0.0 if self.probe is None else self.probe.setup_s)
         return Row(
@@ -260,21 +262,27 @@ class Planner:
             more = int(train_s / 60 / span.value)
         return (count + more) * save + count * publish
 
+    def _peak(self, cost: Cost, devices: int) -> int:
+        """Bytes of a device, trained as asked."""
+        if self.compute.parallel == "fsdp":
+            return sharded_peak(cost.memory, self.size, devices)
+        return cost.memory.peak
+
     def _advice(self, share: Share, cost: Cost, checkpointed: int, cluster: Cluster) -> str:
         """What to change: the largest micro-batch that fits, found by rehearsing; else what would help."""
-        usable, lane = self.hardware.usable, share.lane_size
+        usable, lane, devices = self.hardware.usable, share.lane_size, cluster.devices
         most = share.span
-        while most > lane and cost.memory.peak > usable:
-            fixed = cost.memory.peak - cost.memory.activations
+        while most > lane and self._peak(cost, devices) > usable:
+            fixed = self._peak(cost, devices) - cost.memory.activations
             fitting = int((usable - fixed) / (cost.memory.activations / most)) if usable > fixed else lane
             most = max(lane, min(fitting, most - lane) // lane * lane)
-            cost = self.cost(replace(share, microbatch=most))
-        if cost.memory.peak <= usable:
+            cost = self.cost(replace(share, microbatch=most), checkpointing=self.compute.recompute)
+        if self._peak(cost, devices) <= usable:
             return f"set --compute.microbatch {most}"
-        sharded = sharded_peak(cost.memory, self.size, cluster.devices)
+        sharded = sharded_peak(cost.memory, self.size, devices)
         helps = [
             name
-            for name, peak in (("activation checkpointing", checkpointed), ("sharding (FSDP)", sharded))
+            for name, peak in (("--compute.recompute True", checkpointed), ("--compute.parallel fsdp", sharded))
             if peak <= usable
         ]
         smaller = (

@@ -13,9 +13,9 @@ from vitcore.data.loading.batch import to_inputs
 from vitcore.data.loading.loader import TrainLoader
 from vitcore.estimate.subject import Subject
 from vitcore.recipe import Recipe, apply_overrides
-from vitcore.train.checkpoint import CheckpointStore
+from vitcore.train.checkpoint import CheckpointStore, Saver
 from vitcore.train.learner import Learner
-from vitcore.train.loop import optimise, publish_model
+from vitcore.train.loop import optimise
 from vitcore.train.request import TrainRequest
 from vitcore.train.validate.split import evaluation_loader
 from vitcore.world import World, pick_device
@@ -43,6 +43,7 @@ class Probe:
     validate_s: float
     """Of one photograph of a validation; 0 without."""
     checkpoint_s: float
+    """That a step waits for a checkpoint."""
     publish_s: float
     """Of the model that a validation found to be the best."""
 
@@ -62,19 +63,22 @@ def probe(subject: Subject, flops_per_sample: float, peak: float, threads: int |
     seconds, setup_s = _steps(learner, began)
     validate_s = _validate(learner)
     with TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        CheckpointStore(f"{folder}/checkpoints", "probe", 1).save(learner.progress, learner.state())
-        saved = time.perf_counter()
-        publish_model(learner, f"{folder}/model")
-        published = time.perf_counter()
+        store = CheckpointStore(folder, "probe", 1)
+        with Saver(store, learner.world, request.compute.checkpoint_async) as saver:
+            began = time.perf_counter()
+            saver.publish(0, learner.product(), learner.card())
+            saver.wait()  # as the checkpoint behind a validation does
+            published = time.perf_counter()
+            saver.save(learner.progress, learner.state())
+            saved = time.perf_counter()
     return Probe(
         steps=len(seconds),
         batch_size=request.recipe.train.batch_size,
         step_s=statistics.fmean(seconds),
         setup_s=setup_s,
         validate_s=validate_s,
-        checkpoint_s=saved - began,
-        publish_s=published - saved,
+        checkpoint_s=saved - published,
+        publish_s=published - began,
     )
 
 

@@ -26,6 +26,7 @@ from vitcore.objectives.momentum import Momentum
 from vitcore.train.ema import Ema
 from vitcore.train.learner import Learner
 from vitcore.train.optim import build_optimizer
+from vitcore.train.parallel import Parallel
 from vitcore.train.precision import Precision
 from vitcore.world import World
 
@@ -61,7 +62,7 @@ class Rehearsal(Learner):
         if isinstance(self.objective, Contrast):
             assert subject.captions is not None
             _read_nothing(self.objective, subject.captions)
-        self.wrapped = self.objective
+        self.parallel = Parallel(self.objective, World(), "ddp")  # nothing is sent: `Watch` counts what would be
         self.optimizer = build_optimizer(self.objective, subject.recipe.optim)
         decay = subject.recipe.train.ema_decay
         self.ema = None if decay is None else Ema(self.objective.model, decay)

@@ -11,6 +11,7 @@ from vitcore.estimate.hardware import Hardware
 BUCKET = 25 * 2**20
 """Bytes of DistributedDataParallel's buckets: the last one is summed when nothing is left to compute meanwhile."""
 _BACKWARD = 2 / 3  # share of a pass that is its backward half, under which gradients are summed
+_GATHERED_TOO = 1.5  # two gathers and a scatter of sums, where a sum for all is one of each (2304.11277)
 _ADAM_BYTES = 28  # moved by AdamW for a parameter: weight, two moments and gradient read, the first three written
 
 Limit = Literal["compute", "communication", "data"]
@@ -74,7 +75,15 @@ class Step:
 
 
 def step(
-    cluster: Cluster, share: Share, cost: Cost, size: Size, *, compute_s: float, measured: bool, data_s: float
+    cluster: Cluster,
+    share: Share,
+    cost: Cost,
+    size: Size,
+    *,
+    compute_s: float,
+    measured: bool,
+    data_s: float,
+    sharded: bool = False,
 ) -> Step:
     """The parts of a step.
 
@@ -86,8 +95,9 @@ def step(
         compute_s: seconds of its passes.
         measured: whether they include the optimiser.
         data_s: seconds until a batch is loaded.
+        sharded: whether weights are gathered for each half of a pass (FSDP).
     """
-    gradients = cluster.all_reduce_s(cost.memory.gradients)
+    gradients = cluster.all_reduce_s(cost.memory.gradients) * (_GATHERED_TOO if sharded else 1.0)
     others = cluster.all_reduce_s(cost.exchanged)
     hidden = min(1.0, share.span / share.slots) * compute_s * _BACKWARD
     last = cluster.all_reduce_s(min(BUCKET, cost.memory.gradients))

@@ -26,7 +26,8 @@ class Compute(Config):
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Every worker holds the whole model (`ddp`), or a part of every layer (`fsdp`): for models that do not fit."""
     recompute: bool = False
-    """Keep of each block its input alone and compute it again in the backward pass: a third more work, less memory."""
+    """Keep of each block its input alone and compute it again in the backward pass: a third more work, less memory.
+    Blocks with a batch norm are left as they are."""
     microbatch: int | None = None
     """Most samples in one forward pass of a worker; the rest of its share is accumulated. Default: all of it."""
     checkpoint_every: WallInterval = "5 min"

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from vitcore.objectives import Objective
+from vitcore.objectives.heads import GlobalBatchNorm
 from vitcore.world import World
 
 Policy = Literal["ddp", "fsdp"]
@@ -80,19 +82,33 @@ class Parallel:
                 part.set_reshard_after_forward(number > 0, recurse=False)  # the root is needed again at once
 
 
-def blocks(objective: Objective) -> list[nn.Module]:
-    """The repeated layers of every network in an objective: what is gathered, compiled and computed again as one."""
-    return [
-        block
-        for name, module in objective.named_modules()
-        if name.rpartition(".")[2] == "blocks"
-        for block in module.children()
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """The repeated parts of a network, innermost first: what stands in its lists and is no single layer of torch.
+
+    What is gathered, compiled and computed again as one.
+    """
+    listed = [
+        child
+        for holder in network.modules()
+        if isinstance(holder, nn.ModuleList | nn.Sequential)
+        for child in holder
+        if not isinstance(child, nn.ModuleList | nn.Sequential)
+        and not type(child).__module__.startswith("torch.nn")
+        and next(child.parameters(), None) is not None
     ]
+    known = set(listed)
+    return [block for block in listed if not known & (set(block.modules()) - {block})]
+
+
+def repeatable(network: nn.Module) -> list[nn.Module]:
+    """The blocks that say the same when they are computed again: a batch norm would count its batch twice."""
+    norms = (_BatchNorm, GlobalBatchNorm)
+    return [block for block in blocks(network) if not any(isinstance(module, norms) for module in block.modules())]
 
 
 def recompute_activations(objective: Objective) -> None:
     """From now on blocks keep their input alone and are computed again in the backward pass (1604.06174)."""
-    for block in blocks(objective):
+    for block in repeatable(objective):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 

@@ -116,13 +116,16 @@ def test_many_micro_batches_are_counted_from_a_few(plannable: Plannable, name: s
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_way_of_learning_is_rehearsed_as_on_a_gpu(plannable: Plannable, name: str) -> None:
-    """In bf16, with the blocks computed again: which costs FLOPs and saves memory."""
+    """In bf16, with the blocks computed again: which costs FLOPs and saves memory; those with a batch norm are not."""
     asked = plannable(name, 16)
     whole, again = (
         rehearse(asked, Share(2, 16, 8), torch.bfloat16, cuda=True, checkpointing=checkpointing)
         for checkpointing in (False, True)
     )
-    assert whole.flops < again.flops < 2 * whole.flops
+    if name == "cnn":
+        assert again == whole
+    else:
+        assert whole.flops < again.flops < 2 * whole.flops
     assert whole.memory.resident == again.memory.resident
 
 

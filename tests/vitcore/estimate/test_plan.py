@@ -180,6 +180,22 @@ def test_the_advice_fits(plannable: Plannable, name: str) -> None:
     assert "even one lane of 8 samples does not fit" in row.advice
 
 
+def test_a_training_that_recomputes_or_shards_is_planned_as_one(plannable: Plannable) -> None:
+    h100 = find("h100")
+    cluster = Cluster(1, 4, h100, 50e9)
+    row = planner(plannable, h100).row(cluster)
+    again = planner(plannable, h100, recompute=True).row(cluster)
+    assert again.memory.peak == row.checkpointed < row.memory.peak
+    assert again.flops > row.flops
+    sharded = planner(plannable, h100, parallel="fsdp").row(cluster)
+    assert sharded.step.all_reduce > row.step.all_reduce
+    between = (row.sharded + row.memory.peak) // 2
+    tight = replace(h100, memory=int(between / known.USABLE))
+    cluster = Cluster(1, 4, tight, 50e9)
+    assert not planner(plannable, tight).row(cluster).fits
+    assert planner(plannable, tight, parallel="fsdp").row(cluster).fits
+
+
 def test_more_workers_than_lanes_are_refused(plannable: Plannable) -> None:
     with pytest.raises(RequestError, match="cannot share"):
         planner(plannable, find("h100")).row(Cluster(8, 8, find("h100"), 50e9))
