@@ -239,13 +239,13 @@ class Processes:
         process.log = log  # type: ignore[attr-defined]
         return process
 
-    def group(self, size: int, job: dict[str, Any], *, timeout: float = 120) -> list[Any]:
-        """Run a job on a gloo group of `size` ranks; what each answers."""
+    def ranks(self, size: int, job: dict[str, Any]) -> tuple[list[BaseProcess], list[Path]]:
+        """Start a job on a gloo group of `size` ranks; the processes, and where each will write its answer."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         answers = [self._logs / uuid.uuid4().hex for _ in range(size)]
-        ranks = [
+        started = [
             self.start(
                 {**job, "answer": str(answers[rank])},
                 RANK=str(rank),
@@ -256,6 +256,11 @@ class Processes:
             )
             for rank in range(size)
         ]
+        return started, answers
+
+    def group(self, size: int, job: dict[str, Any], *, timeout: float = 120) -> list[Any]:
+        """Run a job on a gloo group of `size` ranks; what each answers."""
+        ranks, answers = self.ranks(size, job)
         for rank in ranks:
             rank.join(timeout)
         stuck = [rank for rank in ranks if rank.exitcode is None]

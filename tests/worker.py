@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,23 @@ def do_leave(here: world.World, request: TrainRequest) -> dict[str, Any]:
     except Preempted as error:
         store = CheckpointStore(request.checkpoints, request.identity, 9)
         return {"left_at": error.step, "checkpoints": [found.progress.step for found in store.checkpoints()]}
+    return {}
+
+
+def do_hang(here: world.World, request: TrainRequest) -> dict[str, Any]:
+    """Train until the last rank, before its third step, sleeps, or is stopped as a whole."""
+    asked = 0
+
+    def leave() -> bool:
+        nonlocal asked
+        asked += 1
+        if here.rank == here.size - 1 and asked == 3:
+            if request.identity == "stopped":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(600)
+        return False
+
+    loop.train(request, here, Recorder(), leave)
     return {}
 
 

@@ -90,3 +90,5 @@ TrainInterval = Annotated[str, _checked("epochs", "steps", "samples", "%")]
 """How often something that is part of what is learned happens (validation chooses the best checkpoint)."""
 WallInterval = Annotated[str, _checked("steps", "min")]
 """How often something that changes nothing that is learned happens (a checkpoint)."""
+Minutes = Annotated[str, _checked("min")]
+"""How long to wait for something."""

@@ -41,12 +41,12 @@ def test_a_node_that_is_drained_is_left_behind_a_checkpoint(tmp_path: Path, home
     environment = {**training.environment, **PATIENCE, "RAY_ADDRESS": cluster.address}
     with (tmp_path / "said.log").open("w") as said:
         process = subprocess.Popen(training.command, env=environment, stderr=said, stdout=said)
-        wait_for(lambda: len(training.steps()) >= 5, 120, "the first steps")
+        wait_for(lambda: len(training.steps()) >= 5, 240, "the first steps")
         cluster.add_node(num_cpus=1, env_vars=PATIENCE)
         drain = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", cluster.address]
         drain += ["--node-id", leaving, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "taken away"]
         subprocess.run([*drain, "--deadline-remaining-seconds", "60"], check=True, capture_output=True, timeout=60)
-        assert process.wait(200) == 0, (tmp_path / "said.log").read_text()
+        assert process.wait(250) == 0, (tmp_path / "said.log").read_text()
     events = read_events(training.run().data.tags)
     (preempted,) = [event for event in events if event.kind == "preempted"]
     (resumed,) = [event for event in events if event.kind == "resumed"]

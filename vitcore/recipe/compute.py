@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from vitcore.duration import WallInterval
+from vitcore.duration import Minutes, WallInterval
 from vitcore.recipe.config import Config
 
 
@@ -42,6 +42,8 @@ class Compute(Config):
     """Most disk, in GiB, that a worker keeps fetched parts of remote shards in; local shards need none."""
     cache_dir: str | None = None
     """Folder of that cache, on a local disk; default: the system's folder for temporary files."""
+    hang_after: Minutes = "10 min"
+    """How long nothing may move before a worker says which rank stands where and ends; 0 min: for ever."""
     max_failures: int = 3
     """How often a failed worker group is restarted from the newest checkpoint."""
 

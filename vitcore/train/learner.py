@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +87,8 @@ class Learner:
         decay = recipe.train.ema_decay
         self.ema = None if decay is None else Ema(self.objective.model, decay)
         self.progress = Progress()
+        self.at: Callable[[int, str], None] = lambda step, doing: None
+        """Told, while a watchdog is there, what this rank does for which step."""
 
     def state(self) -> dict[str, Tensor]:
         """All tensors a bit-equal continuation needs, by flat name."""

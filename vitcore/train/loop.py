@@ -27,6 +27,7 @@ from vitcore.train.learner import Learner
 from vitcore.train.optim import learning_rate, scale_and_clip, set_schedule, weight_decay
 from vitcore.train.request import TrainRequest, TrainResult, open_dataset
 from vitcore.train.validate import better, validate
+from vitcore.train.watchdog import Watchdog
 from vitcore.world import World
 
 MOST_SKIPS_IN_A_ROW = 10
@@ -65,7 +66,14 @@ def train(request: TrainRequest, world: World, sink: Sink, leave: Callable[[], b
                 store.tidy(begun)
             if begun > 0:
                 reports.event(begun, "resumed", f"attempt {attempt} from step {begun} with {world.size} worker(s)")
-            with Saver(store, world, request.compute.checkpoint_async) as saver:
+            patience_s = 60 * parse(request.compute.hang_after).value
+            with (
+                Watchdog(
+                    world, patience_s, lambda what: reports.event(learner.progress.step, "hang", what)
+                ) as watchdog,
+                Saver(store, world, request.compute.checkpoint_async) as saver,
+            ):
+                learner.at = watchdog.at
                 _run(learner, saver, reports, leave)
     finally:
         store.close()
@@ -114,8 +122,10 @@ def _run(learner: Learner, saver: Saver, sink: Sink, leave: Callable[[], bool]) 
             batches = learner.told.attach(batches, lanes=loader.lanes, stop=plan.total)
         before, waited = time.perf_counter(), loader.wait_s
         while progress.step < plan.total:
+            learner.at(progress.step + 1, "loading its photographs")
             batch, due = next(batches), checkpoint_due(progress.step + 1)
             wishes = Wishes(due, leave(), loader.wait_s - waited)
+            learner.at(progress.step + 1, "computing, or waiting for others")
             update = optimise(learner, batch, wishes)
             _account(learner, update, sink)
             now = time.perf_counter()
@@ -129,6 +139,7 @@ def _run(learner: Learner, saver: Saver, sink: Sink, leave: Callable[[], bool]) 
             sink.log(progress.step, metrics)  # before the checkpoint, behind which no attempt reports a step again
             sink.progress(progress.step, plan.total, metrics)
             if validated or update.checkpoint or update.leave:
+                learner.at(progress.step, "saving")
                 saver.save(progress, learner.state(), learner.local())
             if update.leave and progress.step < plan.total:
                 saver.wait()
@@ -136,6 +147,7 @@ def _run(learner: Learner, saver: Saver, sink: Sink, leave: Callable[[], bool]) 
                 raise Preempted(progress.step)
             _tell_committed(saver, sink)
             before, waited = time.perf_counter(), loader.wait_s  # a step's time is without validation and checkpoint
+    learner.at(progress.step, "saving")
     saver.wait()
     _tell_committed(saver, sink)
 

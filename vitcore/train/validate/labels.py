@@ -20,6 +20,7 @@ def by_labels(learner: Learner) -> dict[str, float]:
     hits_K, counts_K, loss, bad = sums[:classes], sums[classes:-2], sums[-2:-1], sums[-1:]
     with evaluation_loader(learner, recipe.eval.split) as loader:
         for batch in loader:
+            learner.at(learner.progress.step, "validating")
             bad += len(batch.bad)
             inputs = to_inputs(batch, world.device)
             with learner.precision.autocast():

@@ -44,6 +44,7 @@ def by_neighbours(learner: Learner) -> dict[str, float]:
     hits, count, bad = sums
     with evaluation_loader(learner, learner.request.recipe.eval.split) as loader:
         for batch in loader:
+            learner.at(learner.progress.step, "validating")
             bad += len(batch.bad)
             features_SD, labels_S, _ = _readable(learner, batch)
             votes_SK = neighbour_votes(features_SD, bank.features_ND, bank.labels_N, classes)
@@ -76,6 +77,7 @@ def _bank(learner: Learner) -> Bank:
     for start, stop in runs:
         with evaluation_loader(learner, split, first=start, most=stop - start) as loader:
             for batch in loader:
+                learner.at(learner.progress.step, "validating")
                 bad += len(batch.bad)
                 rows_SD, labels_S, samples_S = _readable(learner, batch)
                 features_ND[samples_S - start + place] = rows_SD

@@ -75,6 +75,7 @@ def _embed_images(learner: Learner) -> tuple[Tensor, list[int], int]:
     parts, rows, bad = [torch.empty(0, _product(learner).config.width, device=learner.world.device)], [], 0
     with evaluation_loader(learner, learner.request.recipe.eval.split, most=MOST_IMAGES) as loader:
         for batch in loader:
+            learner.at(learner.progress.step, "validating")
             bad += len(batch.bad)
             kept_B = batch.weights_S > 0
             rows += batch.samples_S[kept_B].tolist()
