@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = load_in_job(request.tracking_uri, request.checkpoints)
     say = _Speaker()
     try:
-        ray.init(logging_level=logging.WARNING)  # the address and our code come with the job
+        _connect(settings)
         _require_shared(settings)
         _announce_waiting(say)
         say({"answer": request.order.carry_out(settings, say)})
@@ -67,6 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         say({"failure": f"unexpected {type(error).__name__}: {error}", "kind": "work"})
         return 1
     return 0
+
+
+def _connect(settings: Settings) -> None:
+    """Join the cluster of the job, whose code comes with it. Workers are told its address: on a machine with several
+    clusters, Ray's own helpers would not know which to ask.
+    """
+    address = {"env_vars": {"RAY_ADDRESS": settings.ray_address}} if settings.ray_address else None
+    ray.init(runtime_env=address, logging_level=logging.WARNING)
 
 
 def _require_shared(settings: Settings) -> None:
