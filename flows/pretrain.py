@@ -7,12 +7,13 @@ from typing import Any
 from prefect import flow
 
 from flows.request import run, training
+from tasks.jobs import on_cancellation
 from tasks.on_mlflow.registry import ModelVersion
 from tasks.settings import load
 from vitcore.recipe import Compute
 
 
-@flow(name="pretrain", flow_run_name="pretrain {recipe}")
+@flow(name="pretrain", flow_run_name="pretrain {recipe}", on_cancellation=[on_cancellation])
 def pretrain(
     recipe: str,
     data: str,

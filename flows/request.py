@@ -11,7 +11,8 @@ from tasks.on_ray.cluster import kept
 from tasks.settings import Settings, load
 from tasks.stages import StagePlan
 from tasks.teach import plan_teaching, store_teacher
-from tasks.train import TrainStage, overfit_model, plan_training, train_model, trained
+from tasks.train import overfit_model, plan_training, train_model
+from tasks.train_stage import TrainStage, trained
 from vitcore.data.dataset.manifest import Dataset
 from vitcore.errors import RequestError
 from vitcore.recipe import Compute, DistillConfig, apply_overrides

@@ -66,7 +66,7 @@ def plan_ingest(source: str, url: str, config: IngestConfig, *, mode: Mode) -> t
 
 def _spread(settings: Settings, function: Callable[[Any], Any], inputs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
     """The cluster, where one is there already or there is much to do; else threads of this process."""
-    if settings.ray_address is None and len(inputs) <= _FEW:
+    if (settings.ray_address is None or settings.jobs_address is not None) and len(inputs) <= _FEW:
         yield from threads()(function, inputs)
         return
     with connected(settings):

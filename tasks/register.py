@@ -51,14 +51,19 @@ _ASKED = {
 }
 
 
-def provenance(recipe: Recipe, data: DatasetRef, init: ModelRef | None, teacher: ModelRef | None) -> dict[str, str]:
-    """Tags that say what something was made from; the same on a run and on a version."""
+def provenance(
+    recipe: Recipe, data: DatasetRef, init: ModelRef | None, teacher: ModelRef | None, code: str | None = None
+) -> dict[str, str]:
+    """Tags that say what something was made from; the same on a run and on a version.
+
+    `code` is the commit of the code, where this is a copy of it that does not know.
+    """
     tags = {
         RECIPE: recipe.name,
         RECIPE_DIGEST: digest(recipe.identity_parts()),
         DATASET: data.digest,
         DATA_URL: data.url,
-        GIT: code_version(),
+        GIT: code or code_version(),
     }
     if init is not None:
         tags[PARENT] = init.ref
@@ -79,13 +84,14 @@ def register_model(
     init: ModelRef | None,
     teacher: ModelRef | None,
     fresh: bool,
+    code: str | None = None,
 ) -> ModelVersion:
     """Log the model of a finished training and register it; the same identity gives the same version."""
     model = load_pretrained(folder)
     with Reader(data, recipe.eval.split if recipe.validates else recipe.data.train_split) as reader:
         example = reader.read(0)
     model_uri = logged.log_model(settings.tracking_uri, run_id, folder, example)
-    tags = {**provenance(recipe, data.ref, init, teacher), DIGEST: model.digest}
+    tags = {**provenance(recipe, data.ref, init, teacher, code), DIGEST: model.digest}
     if data.manifest.license:
         tags[DATA_LICENSE] = data.manifest.license
     card = _card(name, model, tags, scores=(), split="not evaluated yet", remarks=())

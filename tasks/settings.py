@@ -6,7 +6,7 @@
 | `VIT_TRACKING` | MLflow tracking server | SQLite under `VIT_HOME` |
 | `VIT_API` | Prefect API | a temporary server over SQLite under `VIT_HOME` |
 | `VIT_CHECKPOINTS` | URL of the folder for checkpoints | `VIT_HOME`/checkpoints |
-| `RAY_ADDRESS` | a running Ray cluster | one on this machine, started and stopped by the command |
+| `RAY_ADDRESS` | a running Ray cluster: `host:6379` is joined, `http://host:8265` is sent jobs | one of this machine |
 
 A user's own Prefect profile and `MLFLOW_TRACKING_URI` are not looked at. Credentials stay in the standard variables of
 each store and are read by its client alone.
@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 _QUIET = {
@@ -54,6 +55,12 @@ class Settings:
     console: bool
     """Whether a person watches a terminal (the `vit` command), rather than the log of a flow run."""
 
+    @property
+    def jobs_address(self) -> str | None:
+        """Dashboard of a cluster that is sent jobs, rather than joined; None where `ray_address` names none."""
+        address = self.ray_address
+        return address.rstrip("/") if address and address.startswith(("http://", "https://")) else None
+
     def worker_environment(self) -> dict[str, str]:
         """Variables that a Ray worker on any node needs to report to the same places."""
         return {
@@ -62,6 +69,21 @@ class Settings:
             "VIT_TRACKING": self.tracking_uri,
             "VIT_CHECKPOINTS": self.checkpoints,
         }
+
+
+def job_environment() -> dict[str, str]:
+    """Variables of a job on a cluster. Endpoints are in its request; the nodes have the credentials of the stores."""
+    return {
+        **_QUIET,
+        "RAY_COLOR_PREFIX": "0",
+        "RAY_JOB_STOP_WAIT_TIME_S": "20",  # then a stopped job is killed: time to close its run
+    }
+
+
+def load_in_job(tracking_uri: str, checkpoints: str) -> Settings:
+    """The settings of a job: its endpoints, and a home of the node's own, in `VIT_HOME` or the temporary folder."""
+    os.environ.setdefault("VIT_HOME", str(Path(tempfile.gettempdir()) / f"vit-{os.getuid()}"))
+    return replace(load(), tracking_uri=tracking_uri, checkpoints=checkpoints, console=False)
 
 
 def load() -> Settings:

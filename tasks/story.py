@@ -28,6 +28,11 @@ def tell(settings: Settings, line: str) -> None:
         console.print(Text.assemble(("▸ ", "cyan"), line), soft_wrap=True)
 
 
+def note(line: str) -> None:
+    """A line for the log of the flow run alone: what a job says beside its story."""
+    _log(line)
+
+
 @contextlib.contextmanager
 def track(settings: Settings, label: str, total: int | None, unit: str) -> Iterator[Track]:
     """Progress with rate and remaining time of anything longer than two seconds."""

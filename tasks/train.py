@@ -3,100 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from prefect import task
 
-from tasks import register
-from tasks.models import ModelRef, localize
+from tasks.jobs import carry_out
 from tasks.on_mlflow import runs
-from tasks.on_mlflow.registry import ModelVersion, find
-from tasks.on_mlflow.sink import MlflowSink
-from tasks.on_ray.cluster import connected
+from tasks.on_mlflow.registry import ModelVersion
 from tasks.on_ray.mailbox import Message
-from tasks.on_ray.train import fit, overfit
+from tasks.orders import OverfitOrder, TrainOrder
 from tasks.progress import Track
+from tasks.register import code_version
 from tasks.settings import Settings
 from tasks.stages import StagePlan
 from tasks.story import tell, track
+from tasks.train_stage import TrainStage, checkpoints_of, open_run, trained
 from vitcore import storage
-from vitcore.data.dataset.manifest import Dataset, DatasetRef
 from vitcore.errors import WorkError
-from vitcore.evals.figures import training_curves
-from vitcore.identity import identity
-from vitcore.recipe import Compute, Config, DistillConfig, Recipe, flatten
-from vitcore.train.request import TrainRequest, TrainResult
-from vitcore.train.store_teacher import TeachRequest, wanted
 
-STAGE_VERSION = 2
-"""Raised when the same recipe and inputs would give other weights."""
 _SHOWN = ("train/loss", "train/top1", "train/images_per_s")
-
-
-class TrainStage(Config):
-    """A training with everything it depends on pinned."""
-
-    name: str
-    """Registered model its product becomes a version of; also the MLflow experiment."""
-    recipe: Recipe
-    compute: Compute
-    data: DatasetRef
-    mixture: tuple[DatasetRef, ...] = ()
-    """Datasets mixed in."""
-    init: ModelRef | None = None
-    """Model it starts from."""
-    teacher: ModelRef | None = None
-    """Model it is distilled from."""
-    teacher_top: int | None = None
-    """How many logits of a view the teacher stores beforehand, at most; default: it answers at every step."""
-
-    @property
-    def identity(self) -> str:
-        """Name of its product: recipe and inputs, not where and how it runs.
-
-        Stored outputs keep the teacher's decisions exactly, and its distribution cut to the largest logits: the product
-        is another one where the distribution is learned.
-        """
-        inputs = {
-            "data": self.data.digest,
-            "mixture": " ".join(ref.digest for ref in self.mixture) or None,
-            "init": self.init.digest if self.init else None,
-            "teacher": self.teacher.digest if self.teacher else None,
-        }
-        objective = self.recipe.objective
-        if self.teacher_top is not None and isinstance(objective, DistillConfig) and objective.mode == "soft":
-            inputs["teacher_top"] = str(self.teacher_top)
-        return identity("train", STAGE_VERSION, self.recipe.identity_parts(), inputs)
-
-    @property
-    def teaching(self) -> TeachRequest | None:
-        """What its teacher is asked beforehand; None where it answers at every step, or there is none."""
-        if self.teacher is None or self.teacher_top is None:
-            return None
-        return TeachRequest(
-            recipe=self.recipe,
-            compute=self.compute,
-            data=self.data,
-            mixture=self.mixture,
-            teacher=self.teacher.ref,
-            digest=self.teacher.digest,
-            top=self.teacher_top,
-        )
-
-    def request(self, checkpoints: str) -> TrainRequest:
-        """What the workers are asked."""
-        return TrainRequest(
-            recipe=self.recipe,
-            compute=self.compute,
-            data=self.data,
-            mixture=self.mixture,
-            init=self.init.ref if self.init else None,
-            teacher=self.teacher.ref if self.teacher else None,
-            teacher_outputs=wanted(self.teaching).place if self.teaching else None,
-            checkpoints=checkpoints,
-            identity=self.identity,
-        )
 
 
 def plan_training(stage: TrainStage, settings: Settings, *, fresh: bool) -> tuple[StagePlan, ModelVersion | None]:
@@ -110,12 +34,6 @@ def plan_training(stage: TrainStage, settings: Settings, *, fresh: bool) -> tupl
     return StagePlan(verb, stage.identity, "done", f"{version.uri} is its product"), version
 
 
-def trained(stage: TrainStage, settings: Settings) -> ModelVersion | None:
-    """The stage's product, if a finished run committed it."""
-    finished = runs.find_finished(settings.tracking_uri, stage.name, stage.identity)
-    return find(settings.tracking_uri, stage.name, stage.identity, finished.run_id) if finished else None
-
-
 @task(name="train", task_run_name="train {stage.recipe.name}")
 def train_model(stage: TrainStage, settings: Settings, *, fresh: bool = False) -> ModelVersion:
     """The model version of a stage: the existing one, or trained now, continued from the newest checkpoint.
@@ -126,65 +44,41 @@ def train_model(stage: TrainStage, settings: Settings, *, fresh: bool = False) -
     """
     version = None if fresh else trained(stage, settings)
     if version is not None:
-        storage.remove(_checkpoints(stage, settings, version.run_id))  # left by a kill right after the commit
+        if settings.jobs_address is None:  # left by a kill right after the commit; a job's are where nodes see them
+            storage.remove(checkpoints_of(stage, settings, version.run_id))
         tell(settings, f"train {stage.recipe.name}: done before, {version.uri}")
         return version
-    run_id = _open_run(stage, settings, fresh=fresh)
-    checkpoints = _checkpoints(stage, settings, run_id)
-    try:
-        result = _fit(stage, settings, run_id, checkpoints)
-        version = _commit(stage, settings, run_id, result, fresh=fresh)
-    except BaseException as error:
-        runs.fail_with(settings.tracking_uri, run_id, error)
-        raise
-    runs.finish(settings.tracking_uri, run_id)
-    storage.remove(checkpoints)  # the model is in the registry; nothing will continue this run
-    metric = stage.recipe.eval.metric
-    best = result.metrics.get(metric)
-    kept = "kept the last checkpoint" if best is None else f"{metric} {best:.3f} on validation"
-    tell(settings, f"train {stage.recipe.name}: {version.uri}, {kept}")
+
+    def make_order() -> TrainOrder | None:
+        if not fresh and trained(stage, settings) is not None:
+            return None  # another's job has ended well while this process looked for one
+        run_id = open_run(stage, settings, fresh=fresh)
+        return TrainOrder(stage=stage, run_id=run_id, fresh=fresh, code=code_version())
+
+    label = f"train {stage.recipe.name}"
+    with track(settings, label, None, "steps") as shown:
+        name = f"{stage.name} {stage.recipe.name}"
+        listener = partial(_show, shown, settings)
+        carry_out(stage.identity, name, make_order, settings, listener, fresh=fresh)
+    version = trained(stage, settings)
+    if version is None:
+        raise WorkError(f"{label} ended well, but no version of {stage.name} has its identity {stage.identity}")
+    best = runs.get(settings.tracking_uri, version.run_id).metrics.get(f"best/{stage.recipe.eval.metric}")
+    kept = "kept the last checkpoint" if best is None else f"{stage.recipe.eval.metric} {best:.3f} on validation"
+    tell(settings, f"{label}: {version.uri}, {kept}")
     return version
 
 
 @task(name="overfit one batch", task_run_name="overfit {stage.recipe.name}")
 def overfit_model(stage: TrainStage, settings: Settings) -> dict[str, float]:
     """Memorise one batch and register nothing; see `vitcore.train.overfit`."""
-    live = stage.model_copy(update={"teacher_top": None})  # what is stored is of other views than those memorised
-    request = live.request(str(settings.home / "overfit"))
-    to_folder = partial(localize, settings.tracking_uri, settings.home / "models")
-    with connected(settings), track(settings, f"overfit {stage.recipe.name}", None, "steps") as shown:
-        return overfit(request, settings, localize=to_folder, listener=partial(_show, shown, settings))
-
-
-def _checkpoints(stage: TrainStage, settings: Settings, run_id: str) -> str:
-    return storage.join(settings.checkpoints, stage.identity, run_id)
-
-
-def _open_run(stage: TrainStage, settings: Settings, *, fresh: bool) -> str:
-    run_id = runs.open_run(
-        settings.tracking_uri,
-        experiment=stage.name,
-        identity=stage.identity,
-        name=stage.recipe.name,
-        params={
-            **flatten(stage.recipe),
-            **{f"compute.{name}": value for name, value in flatten(stage.compute).items()},
-        },
-        tags=register.provenance(stage.recipe, stage.data, stage.init, stage.teacher),
-        fresh=fresh,
-    )
-    for ref in (stage.data, *stage.mixture):
-        name = stage.name if ref is stage.data else ref.url.rstrip("/").rsplit("/", 1)[-1]
-        runs.log_dataset(settings.tracking_uri, run_id, name=name, digest=ref.digest, url=ref.url, role="training")
-    return run_id
-
-
-def _fit(stage: TrainStage, settings: Settings, run_id: str, checkpoints: str) -> TrainResult:
-    request = stage.request(checkpoints)
-    make_sink = partial(MlflowSink, settings.tracking_uri, run_id, spool=settings.home / "spool")
-    to_folder = partial(localize, settings.tracking_uri, settings.home / "models")
-    with connected(settings), track(settings, f"train {stage.recipe.name}", None, "steps") as shown:
-        return fit(request, settings, make_sink=make_sink, localize=to_folder, listener=partial(_show, shown, settings))
+    identity = f"overfit-{stage.identity.rpartition('-')[2]}"
+    label = f"overfit {stage.recipe.name}"
+    with track(settings, label, None, "steps") as shown:
+        name = f"{stage.name} {stage.recipe.name}"
+        listener = partial(_show, shown, settings)
+        answer = carry_out(identity, name, lambda: OverfitOrder(stage=stage), settings, listener)
+    return {str(metric): float(value) for metric, value in answer.items()}
 
 
 def _show(shown: Track, settings: Settings, message: Message) -> None:
@@ -192,38 +86,5 @@ def _show(shown: Track, settings: Settings, message: Message) -> None:
     if "total" in message:
         metrics = {name.partition("/")[2]: message["metrics"][name] for name in _SHOWN if name in message["metrics"]}
         shown.update(message["step"], message["total"], **(metrics or message["metrics"]))
-    elif message["event"] in ("resumed", "skipped", "preempted"):
+    elif message["event"] in ("resumed", "skipped", "preempted", "hang", "waiting"):
         tell(settings, f"{message['event']}: {message['detail']}")
-
-
-def _commit(stage: TrainStage, settings: Settings, run_id: str, result: TrainResult, *, fresh: bool) -> ModelVersion:
-    """Log figures and model, register the version. Each part is idempotent: a kill in between repeats it."""
-    if result.best_step == 0:
-        raise WorkError(f"training {stage.recipe.name} ended without a model")
-    validation = f"val/{stage.recipe.eval.metric}" if stage.recipe.validates else None
-    names = ("train/loss",) if validation is None else ("train/loss", validation)
-    rows = runs.history(settings.tracking_uri, run_id, names)
-    curves = training_curves({stage.recipe.name: rows}, validation=validation)
-    runs.log_figures(settings.tracking_uri, run_id, {"training_curves": curves})
-    runs.log_metrics(
-        settings.tracking_uri,
-        run_id,
-        {f"best/{name}": value for name, value in result.metrics.items()},
-        step=result.best_step,
-    )
-    with TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        for name in ("model.safetensors", "config.json"):
-            (folder / name).write_bytes(storage.read(storage.join(result.model, name)))
-        return register.register_model(
-            settings,
-            folder,
-            name=stage.name,
-            identity=stage.identity,
-            run_id=run_id,
-            recipe=stage.recipe,
-            data=Dataset.open(stage.data),
-            init=stage.init,
-            teacher=stage.teacher,
-            fresh=fresh,
-        )

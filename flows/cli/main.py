@@ -30,6 +30,7 @@ VERBS = {
     "predict": "classes and probabilities of photographs",
     "export": "a model as a folder for timm, transformers, open_clip or ONNX",
     "models": "registered models: list, lineage, comparison",
+    "jobs": "what runs on a Ray cluster: list, logs, stop",
     "recipes": "what can be trained, and where it comes from",
 }
 

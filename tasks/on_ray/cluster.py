@@ -42,7 +42,7 @@ def connected(settings: Settings) -> Iterator[None]:
 
     A connection that this process already has is used as it is. With `settings.ray_address` the cluster there is
     borrowed: our code is shipped to its nodes, and leaving only disconnects. Otherwise a cluster of this machine's
-    cores is started and stopped.
+    cores is started and stopped; so it is where `ray_address` is a dashboard, which takes jobs and no connections.
     """
     stack = _kept.get()
     if ray.is_initialized():
@@ -63,12 +63,13 @@ def _connection(settings: Settings) -> Iterator[None]:
     }
     with contextlib.ExitStack() as stack:
         stack.callback(ray.shutdown)
-        if settings.ray_address is not None:
+        if settings.ray_address is not None and settings.jobs_address is None:
             packages = [str(Path(package.__file__).parent) for package in (tasks, vitcore) if package.__file__]
             environment = {"py_modules": packages, "env_vars": settings.worker_environment()}
             ray.init(settings.ray_address, runtime_env=environment, **quiet)
         else:
             ray.init(
+                "local",  # whatever RAY_ADDRESS says
                 num_cpus=os.cpu_count(),
                 include_dashboard=False,
                 _temp_dir=str(stack.enter_context(_session_folder(settings.home))),
@@ -86,6 +87,13 @@ def cores() -> int:
 def gpus() -> int:
     """GPUs of the connected cluster."""
     return int(_resources().get("GPU", 0))
+
+
+def held() -> dict[str, tuple[float, float]]:
+    """Of the connected cluster's cores and GPUs, how many other work holds, and how many there are; empty: none."""
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    there = {kind: total for kind, total in _resources().items() if kind in ("CPU", "GPU")}
+    return {kind: (total - free.get(kind, 0), total) for kind, total in there.items() if free.get(kind, 0) < total}
 
 
 def _resources() -> dict[str, float]:
