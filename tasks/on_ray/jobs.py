@@ -42,6 +42,8 @@ _NAME = re.compile(r"vit-(?P<identity>[a-z_]+-[0-9a-f]{16})-(?P<attempt>\d+)")
 _PORTS = {"http": 80, "https": 443}
 _CONNECT_S = 5.0
 _STOP_S = 60.0
+_AGENT_S = 60.0  # of a cluster that has just been started, until it can take jobs
+_NO_AGENT = "No available agent"
 _POLL_S = 0.5
 
 
@@ -130,18 +132,24 @@ class Jobs:
                 "env_vars": job_environment(),
                 "excludes": ["__pycache__"],
             }
-            try:
-                self._ask(
-                    lambda: self.client.submit_job(
-                        entrypoint=_entrypoint(),
-                        submission_id=job_id,
-                        runtime_env=environment,
-                        metadata={key: value for key, value in metadata.items() if value},
+            deadline = time.monotonic() + _AGENT_S
+            while True:
+                try:
+                    self._ask(
+                        lambda: self.client.submit_job(
+                            entrypoint=_entrypoint(),
+                            submission_id=job_id,
+                            runtime_env=environment,
+                            metadata={key: value for key, value in metadata.items() if value},
+                        )
                     )
-                )
-            except WorkError:
-                if job_id not in {job.id for job in self.all()}:  # else another was quicker
-                    raise
+                    break
+                except WorkError as error:
+                    if job_id in {job.id for job in self.all()}:  # another was quicker
+                        break
+                    if _NO_AGENT not in str(error) or time.monotonic() > deadline:
+                        raise
+                    time.sleep(_POLL_S)
         return self.get(job_id)
 
     def stop(self, job_id: str, wait: float = _STOP_S) -> Job:
