@@ -152,7 +152,10 @@ def _wait(jobs: Jobs, job: Job, settings: Settings, listener: Callable[[Message]
         raise WorkError(f"job {job.id} was stopped; the same command goes on where it was")
     if "failure" in last:
         raise (RequestError if last["kind"] == "request" else WorkError)(last["failure"])
-    raise WorkError(f"job {job.id} died ({said or details.message}); `vit jobs --logs {job.id}` shows what it said")
+    raise WorkError(
+        f"job {job.id} died, exit code {details.driver_exit_code}: {said or details.message}; "
+        f"`vit jobs --logs {job.id}` shows all it said, and the same command goes on where it was"
+    )
 
 
 def _close_run(settings: Settings, job: Job, error: BaseException) -> None:

@@ -80,13 +80,15 @@ def _connect(settings: Settings) -> None:
 def _require_shared(settings: Settings) -> None:
     """Checkpoints and MLflow must be the same for all nodes: hours later would be too late to find out."""
     mark = storage.join(settings.checkpoints, f".seen-{uuid.uuid4().hex[:8]}")
+    share = "set VIT_CHECKPOINTS to a folder that all nodes share, such as s3://bucket/checkpoints"
+    wanted = {mark: f"the checkpoints in {settings.checkpoints}: {share}"}
     root = local_root(settings.tracking_uri)
-    wanted = {mark: "set VIT_CHECKPOINTS to a folder that all nodes share, such as s3://bucket/checkpoints"}
     if root is not None:
-        wanted[str(root)] = (
-            "start an MLflow server and name it with --tracking or VIT_TRACKING, such as http://host:5000"
-        )
-    storage.write(mark, b"")
+        wanted[str(root)] = f"MLflow in {root}: start a server and name it in VIT_TRACKING, such as http://host:5000"
+    try:
+        storage.write(mark, b"")
+    except OSError as error:
+        raise RequestError(f"the cluster cannot write checkpoints ({error}): {share}") from error
     try:
         code = require_everywhere(wanted)
     finally:
@@ -100,7 +102,8 @@ def _announce_waiting(say: _Speaker) -> None:
     """A word where other work holds the cluster: Ray begins a training when its workers fit beside what runs."""
     taken = [f"{used:g} of {total:g} {kind}s" for kind, (used, total) in held().items()]
     if taken:
-        say({"event": "waiting", "step": 0, "detail": f"other work holds {', '.join(taken)}; waits for room"})
+        detail = f"other work holds {', '.join(taken)}; begins when there is room"
+        say({"event": "waiting", "step": 0, "detail": detail})
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def require_everywhere(places: dict[str, str]) -> dict[str, str]:
     """Make sure that every node sees some files; says where each node has our code from, by address.
 
     Args:
-        places: URL of a file → what to do where a node does not see it.
+        places: URL of a file → what it is, and what to do where a node does not see it.
     Raises:
         RequestError: some node does not see one of them.
     """
@@ -43,7 +43,7 @@ def require_everywhere(places: dict[str, str]) -> dict[str, str]:
     for address, reference in asked.items():
         seen: Seen = ray.get(reference)
         for url in seen.missing:
-            raise RequestError(f"node {address} of the cluster does not see {url}: {places[url]}")
+            raise RequestError(f"node {address} of the cluster does not see {places[url]}")
         answers[address] = seen.code
     return answers
 

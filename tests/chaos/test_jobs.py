@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,18 +34,18 @@ from vitcore.data.ingest.ingest import ingest
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
-STEPS = 400
+STEPS = 600
 SECRET = "a-secret-of-the-store"
 SETTINGS = [
-    *("--data.image-size", "64"),
+    *("--data.image-size", "32"),
     *("--model.patch", "8"),
-    *("--model.width", "64"),
-    *("--model.depth", "4"),
+    *("--model.width", "32"),
+    *("--model.depth", "2"),
     *("--model.heads", "2"),
-    *("--train.batch-size", "32"),
+    *("--train.batch-size", "16"),
     *("--train.duration", f"{STEPS} steps"),
-    *("--eval.every", "200 steps"),
-    *("--eval.resize", "64"),
+    *("--eval.every", "300 steps"),
+    *("--eval.resize", "32"),
     *("--compute.workers", "2"),
     *("--compute.checkpoint-every", "20 steps"),
 ]
@@ -174,6 +177,11 @@ def entrypoint(cluster: Cluster) -> psutil.Process:
     return found
 
 
+def workers(cluster: Cluster) -> list[psutil.Process]:
+    """The processes that train."""
+    return [each for each in processes(cluster.folder) if "RayTrainWorker" in " ".join(each.cmdline())]
+
+
 def test_one_training_through_everything(cluster: Cluster, vit: Vit, prefect: SyncPrefectClient) -> None:
     data = shades(vit.home)
     command = ["pretrain", "vit_tiny_cpu", "--data", data, *SETTINGS]
@@ -182,18 +190,23 @@ def test_one_training_through_everything(cluster: Cluster, vit: Vit, prefect: Sy
     # Two flows want the same: one job, whose progress both show.
     first, second = vit.start("first", *command), vit.start("second", *command)
     for flow_of_two in (first, second):
-        flow_of_two.says(r"\d+/400 steps, .* left, loss")
+        flow_of_two.says(r"\d+/600 steps, .* left, loss")
     assert sorted(re.findall(r"(submitted|attached to) job", first.said + second.said)) == ["attached to", "submitted"]
     (job,) = json.loads(vit.run("jobs", "--json").stdout)
     assert (job["attempt"], job["state"], job["flow_state"]) == (1, "RUNNING", "Running")
     name = job["id"].removesuffix("-1")
 
     # A flow dies without a word; the same command finds the job, and a cancel frees everything.
+    assert len(workers(cluster)) == 2
+    for worker in workers(cluster):  # so that it is not done before
+        worker.suspend()
     first.process.kill()
     again = vit.start("again", *command)
     again.says(r"attached to job .*-1, running since")
-    again.says(r"\d+/400 steps")
-    reached = max(int(step) for step in re.findall(r"(\d+)/400 steps", again.said))
+    for worker in workers(cluster):
+        worker.resume()
+    again.says(r"\d+/600 steps")
+    reached = max(int(step) for step in re.findall(r"(\d+)/600 steps", again.said))
     assert reached > 1
     assert client.get_job_status(f"{name}-1") == JobStatus.RUNNING
     again.process.send_signal(signal.SIGTERM)
@@ -221,7 +234,7 @@ def test_one_training_through_everything(cluster: Cluster, vit: Vit, prefect: Sy
     client.stop_job("holder")
     assert last.ends(240) == 0, last.said
     assert int(re.search(r"resumed: from step (\d+)", last.said)[1]) >= 20  # type: ignore[index]
-    assert re.search(r"400 steps in \d+", last.said)
+    assert re.search(r"600 steps in \d+", last.said)
 
     # One run, every step once, one version.
     (run,) = store.search_runs([run.info.experiment_id])
@@ -294,6 +307,16 @@ def test_jobs_are_listed_read_and_stopped(cluster: Cluster, vit: Vit, prefect: S
     assert len(json.loads(vit.run("jobs", "--all", "--json").stdout)) >= 4
 
 
+def test_checkpoints_that_the_cluster_cannot_write_are_named_before_anything_trains(vit: Vit) -> None:
+    command = ["pretrain", "vit_tiny_cpu", "--data", str(vit.home / "shades"), *SETTINGS, "--train.seed", "1"]
+    if not (vit.home / "shades").exists():
+        shades(vit.home)
+    done = vit.run(*command, VIT_CHECKPOINTS="/proc/nowhere")
+    assert done.returncode == 2
+    assert "the cluster cannot write checkpoints" in done.stderr
+    assert "set VIT_CHECKPOINTS to a folder that all nodes share" in done.stderr
+
+
 def test_two_submit_one_attempt(cluster: Cluster, vit: Vit) -> None:
     script = (
         "import sys, os; from tasks.on_ray.jobs import Jobs; "
@@ -309,6 +332,73 @@ def test_two_submit_one_attempt(cluster: Cluster, vit: Vit) -> None:
     said = {process.communicate(timeout=120)[0] for process in both}
     assert len(said) == 1
     assert re.fullmatch(r"vit-train-e{16}-1 (one|two)\n", said.pop())
+
+
+def test_a_dropped_connection_is_resumed_without_repeating_a_line(cluster: Cluster, vit: Vit) -> None:
+    talk = 'for i in $(seq 60); do echo line $i; echo \'@vit {"event": "e", "step": \'$i\'}\'; sleep 0.1; done'
+    job_id = cluster.client.submit_job(entrypoint=talk, submission_id=f"vit-train-{'f' * 16}-1", metadata={"name": "n"})
+    script = (
+        "import os, sys; from tasks.on_ray.follow import follow; from tasks.on_ray.jobs import Jobs; "
+        "jobs = Jobs(os.environ['RAY_ADDRESS']); "
+        "details = follow(jobs, sys.argv[1], listener=lambda m: print('step', m['step']), relay=print); "
+        "print(details.status.value)"
+    )
+    with cutting(cluster.address, every=1.5) as (address, cuts):
+        done = subprocess.run(
+            [sys.executable, "-c", script, job_id],
+            cwd=ROOT,
+            env=vit.environment | {"RAY_ADDRESS": address},
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+    assert len(cuts) > 2
+    said = [line for line in done.stdout.splitlines() if line.startswith(("line", "step"))]
+    assert said == [f"{word} {number}" for number in range(1, 61) for word in ("line", "step")]
+    assert done.stdout.splitlines()[-1] == "SUCCEEDED"
+
+
+@contextlib.contextmanager
+def cutting(address: str, *, every: float) -> Iterator[tuple[str, list[float]]]:
+    """A way to the dashboard that breaks every connection now and then; its address, and when it did."""
+    target = int(address.rpartition(":")[2])
+    listener = socket.create_server(("127.0.0.1", 0))
+    open_now: list[socket.socket] = []
+    cuts: list[float] = []
+    done = threading.Event()
+
+    def carry(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near = listener.accept()[0]
+                far = socket.create_connection(("127.0.0.1", target))
+                open_now.extend((near, far))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=carry, args=pair, daemon=True).start()
+
+    def cut() -> None:
+        while not done.wait(every):
+            if open_now:
+                cuts.append(time.monotonic())
+            while open_now:
+                end = open_now.pop()
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    for work in (accept, cut):
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", cuts
+    finally:
+        done.set()
+        listener.close()
 
 
 @pytest.mark.parametrize(
