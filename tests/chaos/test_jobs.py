@@ -233,7 +233,7 @@ def test_one_training_through_everything(cluster: Cluster, vit: Vit, prefect: Sy
     last.says("waiting: other work holds 1 of 2 CPUs")
     client.stop_job("holder")
     assert last.ends(240) == 0, last.said
-    assert int(re.search(r"resumed: from step (\d+)", last.said)[1]) >= 20  # type: ignore[index]
+    assert int(re.search(r"resumed: attempt \d+ from step (\d+)", last.said)[1]) >= 20  # type: ignore[index]
     assert re.search(r"600 steps in \d+", last.said)
 
     # One run, every step once, one version.
