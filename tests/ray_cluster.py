@@ -70,12 +70,20 @@ def serving() -> Iterator[Cluster]:
         environment.pop(name, None)
 
     def start(node: str, *arguments: str) -> None:
-        command = [RAY, "start", f"--temp-dir={folder / node}", "--num-cpus=1", "--disable-usage-stats", *arguments]
+        ports = [f"--{name}-port={free_port()}" for name in ("dashboard-agent-listen", "dashboard-agent-grpc")]
+        command = [RAY, "start", f"--temp-dir={folder / node}", "--num-cpus=1", *ports, *arguments]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
     try:
-        start("a", "--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}")
+        start(
+            "a",
+            "--head",
+            f"--port={port}",
+            f"--ray-client-server-port={free_port()}",
+            "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={dashboard}",
+        )
         start("b", f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.2")
         yield cluster
     finally:

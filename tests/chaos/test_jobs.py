@@ -160,8 +160,10 @@ def answers(url: str) -> bool:
         return False
 
 
-def shades(folder: Path) -> str:
+@pytest.fixture(scope="module")
+def shades(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A dataset of two classes."""
+    folder = tmp_path_factory.mktemp("shades")
     rng = np.random.default_rng(0)
     for name, shade in (("dark", 60), ("light", 190)):
         (folder / "photographs" / name).mkdir(parents=True)
@@ -182,9 +184,8 @@ def workers(cluster: Cluster) -> list[psutil.Process]:
     return [each for each in processes(cluster.folder) if "RayTrainWorker" in " ".join(each.cmdline())]
 
 
-def test_one_training_through_everything(cluster: Cluster, vit: Vit, prefect: SyncPrefectClient) -> None:
-    data = shades(vit.home)
-    command = ["pretrain", "vit_tiny_cpu", "--data", data, *SETTINGS]
+def test_one_training_through_everything(cluster: Cluster, vit: Vit, shades: str, prefect: SyncPrefectClient) -> None:
+    command = ["pretrain", "vit_tiny_cpu", "--data", shades, *SETTINGS]
     client, store = cluster.client, MlflowClient(f"sqlite:///{vit.home / 'mlflow.db'}")
 
     # Two flows want the same: one job, whose progress both show.
@@ -307,10 +308,8 @@ def test_jobs_are_listed_read_and_stopped(cluster: Cluster, vit: Vit, prefect: S
     assert len(json.loads(vit.run("jobs", "--all", "--json").stdout)) >= 4
 
 
-def test_checkpoints_that_the_cluster_cannot_write_are_named_before_anything_trains(vit: Vit) -> None:
-    command = ["pretrain", "vit_tiny_cpu", "--data", str(vit.home / "shades"), *SETTINGS, "--train.seed", "1"]
-    if not (vit.home / "shades").exists():
-        shades(vit.home)
+def test_checkpoints_that_the_cluster_cannot_write_are_named_before_anything_trains(vit: Vit, shades: str) -> None:
+    command = ["pretrain", "vit_tiny_cpu", "--data", shades, *SETTINGS, "--train.seed", "1"]
     done = vit.run(*command, VIT_CHECKPOINTS="/proc/nowhere")
     assert done.returncode == 2
     assert "the cluster cannot write checkpoints" in done.stderr

@@ -1,4 +1,4 @@
-"""deploy/prefect.yaml against a real Prefect API: every flow becomes a deployment with a form of its own."""
+"""deploy/ against a real Prefect API: every flow becomes a deployment with a form of its own; silent runs end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import requests
 from prefect import get_client
 from prefect.settings import PREFECT_API_URL
 
@@ -27,6 +28,7 @@ def test_every_flow_can_be_deployed(house: Settings) -> None:
 
     prefect("work-pool", "create", "vit", "--type", "process", "--overwrite")
     prefect("deploy", "--all", "--prefect-file", "deploy/prefect.yaml")
+    prefect("automation", "create", "--from-file", "deploy/automations.yaml")
     with get_client(sync_client=True) as client:
         found = {deployment.entrypoint: deployment for deployment in client.read_deployments()}
     verbs = ("ingest", "pretrain", "distill", "finetune", "evaluate", "promote", "pipeline")
@@ -34,3 +36,10 @@ def test_every_flow_can_be_deployed(house: Settings) -> None:
     form = found["flows/finetune.py:finetune"].parameter_openapi_schema
     assert {"recipe", "data", "model"} <= set(form["required"])
     assert "workers" in form["definitions"]["Compute"]["properties"]
+    assert {"vit-silent-runs-crash", "vit-silent-runs-start-again"} <= automations()
+
+
+def automations() -> set[str]:
+    """Names of the automations that the server keeps."""
+    url = f"{PREFECT_API_URL.value()}/automations/filter"
+    return {automation["name"] for automation in requests.post(url, json={}, timeout=30).json()}
