@@ -83,10 +83,13 @@ class Vit:
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, name: str, *arguments: str) -> Command:
+        return self.launch(name, "-m", "flows.cli.main", *arguments)
+
+    def launch(self, name: str, *arguments: str, **changes: str) -> Command:
         log = self.home / f"{name}.log"
-        command = [sys.executable, "-m", "flows.cli.main", *arguments]
+        environment = self.environment | changes
         with log.open("wb") as out:
-            process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=out, stderr=out)
+            process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, stdout=out, stderr=out)
         self.started.append(process)
         return Command(process, log)
 
@@ -334,28 +337,26 @@ def test_two_submit_one_attempt(cluster: Cluster, vit: Vit) -> None:
 
 
 def test_a_dropped_connection_is_resumed_without_repeating_a_line(cluster: Cluster, vit: Vit) -> None:
-    talk = 'for i in $(seq 60); do echo line $i; echo \'@vit {"event": "e", "step": \'$i\'}\'; sleep 0.1; done'
+    go = vit.home / "go"
+    talk = f"echo ready; until [ -e {go} ]; do sleep 0.1; done; "
+    talk += 'for i in $(seq 80); do echo line $i; echo \'@vit {"event": "e", "step": \'$i\'}\'; sleep 0.15; done'
     job_id = cluster.client.submit_job(entrypoint=talk, submission_id=f"vit-train-{'f' * 16}-1", metadata={"name": "n"})
     script = (
         "import os, sys; from tasks.on_ray.follow import follow; from tasks.on_ray.jobs import Jobs; "
-        "jobs = Jobs(os.environ['RAY_ADDRESS']); "
-        "details = follow(jobs, sys.argv[1], listener=lambda m: print('step', m['step']), relay=print); "
-        "print(details.status.value)"
+        "details = follow(Jobs(os.environ['RAY_ADDRESS']), sys.argv[1], "
+        "listener=lambda message: print('step', message['step'], flush=True), "
+        "relay=lambda line: print(line, flush=True)); print(details.status.value)"
     )
-    with cutting(cluster.address, every=1.5) as (address, cuts):
-        done = subprocess.run(
-            [sys.executable, "-c", script, job_id],
-            cwd=ROOT,
-            env=vit.environment | {"RAY_ADDRESS": address},
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-    assert len(cuts) > 2
-    said = [line for line in done.stdout.splitlines() if line.startswith(("line", "step"))]
-    assert said == [f"{word} {number}" for number in range(1, 61) for word in ("line", "step")]
-    assert done.stdout.splitlines()[-1] == "SUCCEEDED"
+    with cutting(cluster.address, every=3) as (address, cuts):
+        follower = vit.launch("follower", "-c", script, job_id, RAY_ADDRESS=address)
+        follower.says("ready")  # it follows: from now on every cut is amid the log
+        before = len(cuts)
+        go.touch()
+        assert follower.ends() == 0, follower.said
+    assert len(cuts) - before > 2
+    said = [line for line in follower.said.splitlines() if line.startswith(("line", "step"))]
+    assert said == [f"{word} {number}" for number in range(1, 81) for word in ("line", "step")]
+    assert follower.said.splitlines()[-1] == "SUCCEEDED"
 
 
 @contextlib.contextmanager
