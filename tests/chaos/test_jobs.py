@@ -347,26 +347,25 @@ def test_a_dropped_connection_is_resumed_without_repeating_a_line(cluster: Clust
         "listener=lambda message: print('step', message['step'], flush=True), "
         "relay=lambda line: print(line, flush=True)); print(details.status.value)"
     )
-    with cutting(cluster.address, every=3) as (address, cuts):
+    with cutting(cluster.address, times=3) as (address, begin):
         follower = vit.launch("follower", "-c", script, job_id, RAY_ADDRESS=address)
-        follower.says("ready")  # it follows: from now on every cut is amid the log
-        before = len(cuts)
+        follower.says("ready")
         go.touch()
+        follower.says("line 5")
+        begin.set()  # every cut is amid the log
         assert follower.ends() == 0, follower.said
-    assert len(cuts) - before > 2
     said = [line for line in follower.said.splitlines() if line.startswith(("line", "step"))]
     assert said == [f"{word} {number}" for number in range(1, 81) for word in ("line", "step")]
     assert follower.said.splitlines()[-1] == "SUCCEEDED"
 
 
 @contextlib.contextmanager
-def cutting(address: str, *, every: float) -> Iterator[tuple[str, list[float]]]:
-    """A way to the dashboard that breaks every connection now and then; its address, and when it did."""
+def cutting(address: str, *, times: int) -> Iterator[tuple[str, threading.Event]]:
+    """A way to the dashboard that breaks all connections some times, 3 seconds apart, once the event is set."""
     target = int(address.rpartition(":")[2])
     listener = socket.create_server(("127.0.0.1", 0))
     open_now: list[socket.socket] = []
-    cuts: list[float] = []
-    done = threading.Event()
+    begin = threading.Event()
 
     def carry(source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -384,20 +383,20 @@ def cutting(address: str, *, every: float) -> Iterator[tuple[str, list[float]]]:
                     threading.Thread(target=carry, args=pair, daemon=True).start()
 
     def cut() -> None:
-        while not done.wait(every):
-            if open_now:
-                cuts.append(time.monotonic())
+        begin.wait()
+        for _ in range(times):
             while open_now:
                 end = open_now.pop()
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
+            time.sleep(3)
 
     for work in (accept, cut):
         threading.Thread(target=work, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", cuts
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", begin
     finally:
-        done.set()
+        begin.set()
         listener.close()
 
 
