@@ -147,7 +147,6 @@ def do_contrast(here: world.World, _: Any) -> dict[str, Any]:
 def do_collectives(here: world.World, _: Any) -> dict[str, Any]:
     shared = torch.tensor([10 + here.rank, 2])
     here.share([shared])
-    here.barrier()
     return {
         "place": [here.rank, here.size, here.is_main, here.distributed],
         "sum": here.sum(torch.tensor([1.0, float(here.rank)])).tolist(),

@@ -87,11 +87,6 @@ class World:
         if group is not None:
             dist.destroy_process_group(group)
 
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self.distributed:
-            dist.barrier()
-
 
 def pick_device(accelerator: Literal["auto", "cpu", "cuda"], local_rank: int = 0) -> torch.device:
     """The device of a worker: `auto` takes a CUDA device where there is one."""

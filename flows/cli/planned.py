@@ -12,8 +12,6 @@ from vitcore.duration import parse
 from vitcore.estimate.hardware import USABLE
 from vitcore.estimate.plan import Planned, Row
 
-_HOUR_S = 3600
-
 
 def show(planned: Planned, *, price: float | None, budget: Budget | None, json: bool) -> int:
     """Print a plan.

@@ -45,11 +45,6 @@ class Parallel:
             fully_shard(block, mesh=mesh)
         fully_shard(objective, mesh=mesh, ignored_params=set(self._scalars))
 
-    @property
-    def sharded(self) -> bool:
-        """Whether each rank holds a part only."""
-        return isinstance(self._objective, FSDPModule)
-
     def synchronising(self, *, last: bool) -> AbstractContextManager[None]:
         """Around a micro-batch: gradients are averaged over the ranks behind the last one only."""
         if isinstance(self._objective, FSDPModule):
