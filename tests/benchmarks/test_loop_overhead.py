@@ -107,7 +107,7 @@ def test_loop_overhead(
 ) -> None:
     monkeypatch.setattr(learner, "student", lambda *_: OneParameter())
     monkeypatch.setattr(learner.objectives, "build", lambda config, model, *, world, **_: Empty(model, world))
-    monkeypatch.setattr(loop, "TrainLoader", Ready)
+    monkeypatch.setattr(learner, "TrainLoader", Ready)
     monkeypatch.setattr(loop.Saver, "publish", lambda *_: None)
     overrides = {"train.duration": f"{STEPS} steps", "eval.every": "100%", "train.ema_decay": 0.99}
     costs = []

@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 import torch
 
 from vitcore.data.loading.batch import to_inputs
-from vitcore.data.loading.loader import TrainLoader
 from vitcore.estimate.subject import Subject
 from vitcore.recipe import Recipe, apply_overrides
 from vitcore.train.checkpoint import CheckpointStore, Saver
@@ -84,17 +83,8 @@ def probe(subject: Subject, flops_per_sample: float, peak: float, threads: int |
 
 def _steps(learner: Learner, began: float) -> tuple[list[float], float]:
     """Seconds of each timed step, and those before the first one."""
-    request, recipe = learner.request, learner.request.recipe
     seconds: list[float] = []
-    with TrainLoader(
-        learner.dataset,
-        recipe.data,
-        others=learner.mixture.datasets[1:],
-        batch_size=recipe.train.batch_size,
-        seed=recipe.train.seed,
-        threads=request.compute.loader_workers,
-        cache=learner.cache,
-    ) as loader:
+    with learner.loader() as loader:
         batch = next(loader)
         before = start = time.perf_counter()
         for number in range(_WARM + STEPS):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitcore import objectives
 from vitcore.data.dataset.manifest import Dataset
+from vitcore.data.loading.loader import TrainLoader
 from vitcore.data.reading.blocks import CacheConfig
 from vitcore.duration import parse
 from vitcore.errors import RequestError
@@ -89,6 +90,23 @@ class Learner:
         self.progress = Progress()
         self.at: Callable[[int, str], None] = lambda step, doing: None
         """Told, while a watchdog is there, what this rank does for which step."""
+
+    def loader(self, *, start_step: int = 0, stop_step: int | None = None) -> TrainLoader:
+        """This rank's batches of the steps from `start_step` on."""
+        recipe = self.request.recipe
+        return TrainLoader(
+            self.dataset,
+            recipe.data,
+            others=self.mixture.datasets[1:],
+            batch_size=recipe.train.batch_size,
+            seed=recipe.train.seed,
+            rank=self.world.rank,
+            size=self.world.size,
+            start_step=start_step,
+            stop_step=stop_step,
+            threads=self.request.compute.loader_workers,
+            cache=self.cache,
+        )
 
     def state(self) -> dict[str, Tensor]:
         """All tensors a bit-equal continuation needs, by flat name."""

@@ -17,7 +17,6 @@ import torch
 
 from vitcore.data.dataset.manifest import Dataset
 from vitcore.data.loading.batch import Batch
-from vitcore.data.loading.loader import TrainLoader
 from vitcore.duration import parse
 from vitcore.errors import Preempted, WorkError
 from vitcore.sink import NullSink, Sink
@@ -104,19 +103,7 @@ def _run(learner: Learner, saver: Saver, sink: Sink, leave: Callable[[], bool]) 
     recipe, compute, world, plan = learner.request.recipe, learner.request.compute, learner.world, learner.plan
     progress = learner.progress
     checkpoint_due = _Clock(compute.checkpoint_every)
-    with TrainLoader(
-        learner.dataset,
-        recipe.data,
-        others=learner.mixture.datasets[1:],
-        batch_size=recipe.train.batch_size,
-        seed=recipe.train.seed,
-        rank=world.rank,
-        size=world.size,
-        start_step=progress.step,
-        stop_step=plan.total,
-        threads=compute.loader_workers,
-        cache=learner.cache,
-    ) as loader:
+    with learner.loader(start_step=progress.step, stop_step=plan.total) as loader:
         batches: Iterator[Batch] = iter(loader)
         if learner.told is not None:
             batches = learner.told.attach(batches, lanes=loader.lanes, stop=plan.total)

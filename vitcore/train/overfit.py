@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from vitcore.data.loading.loader import TrainLoader
 from vitcore.errors import WorkError
 from vitcore.recipe import AugmentConfig, LabelConfig, ParentConfig, Recipe, apply_overrides
 from vitcore.sink import Sink
@@ -36,18 +35,7 @@ def overfit_one_batch(request: TrainRequest, world: World, sink: Sink, *, steps:
     request = request.model_copy(update={"recipe": bare(request.recipe, steps), "teacher_outputs": None})
     learner = Learner(request, open_dataset(request.recipe, request.data), world)
     recipe = request.recipe
-    with TrainLoader(
-        learner.dataset,
-        recipe.data,
-        others=learner.mixture.datasets[1:],
-        batch_size=recipe.train.batch_size,
-        seed=recipe.train.seed,
-        rank=world.rank,
-        size=world.size,
-        stop_step=1,
-        threads=request.compute.loader_workers,
-        cache=learner.cache,
-    ) as loader:
+    with learner.loader(stop_step=1) as loader:
         batch = replace(next(iter(loader)), mix=None)
     first = math.nan
     metrics: dict[str, float] = {}
