@@ -12,7 +12,6 @@ import torch
 from vitcore.models import build
 from vitcore.recipe import VitConfig
 from vitcore.train.checkpoint import CheckpointStore, Progress, Saver
-from vitcore.world import World
 
 MOST = 0.15
 ROUNDS, BATCH = 7, 8
@@ -38,7 +37,7 @@ def test_checkpoint_stall(report: Callable[[str], None], tmp_path: Path) -> None
 
     stalls: dict[str, list[float]] = {"on": [], "off": []}
     step()
-    savers = {policy: Saver(CheckpointStore(str(tmp_path / policy), "train", 2), World(), policy) for policy in stalls}
+    savers = {policy: Saver(CheckpointStore(str(tmp_path / policy), "train", 2), policy) for policy in stalls}
     for number in range(1, ROUNDS + 1):
         for policy, saver in savers.items():
             step()

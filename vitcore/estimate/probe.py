@@ -62,8 +62,8 @@ def probe(subject: Subject, flops_per_sample: float, peak: float, threads: int |
     seconds, setup_s = _steps(learner, began)
     validate_s = _validate(learner)
     with TemporaryDirectory() as folder:
-        store = CheckpointStore(folder, "probe", 1)
-        with Saver(store, learner.world, request.compute.checkpoint_async) as saver:
+        store = CheckpointStore(folder, "probe", 1, learner.world)
+        with Saver(store, request.compute.checkpoint_async) as saver:
             began = time.perf_counter()
             saver.publish(0, learner.product(), learner.card())
             saver.wait()  # as the checkpoint behind a validation does

@@ -70,7 +70,7 @@ def train(request: TrainRequest, world: World, sink: Sink, leave: Callable[[], b
                 Watchdog(
                     world, patience_s, lambda what: reports.event(learner.progress.step, "hang", what)
                 ) as watchdog,
-                Saver(store, world, request.compute.checkpoint_async) as saver,
+                Saver(store, request.compute.checkpoint_async) as saver,
             ):
                 learner.at = watchdog.at
                 _run(learner, saver, reports, leave)

@@ -174,7 +174,7 @@ def test_a_zombie_cannot_commit(tmp_path: Path) -> None:
 def test_states_are_written_while_the_caller_goes_on_and_changes_them(tmp_path: Path) -> None:
     store = CheckpointStore(str(tmp_path), "train-a", 9)
     state = tensors(1)
-    with Saver(store, World(), "on") as saver:
+    with Saver(store, "on") as saver:
         for step in (1, 2, 3):
             for name, tensor in tensors(step).items():
                 state[name].copy_(tensor)
@@ -192,7 +192,7 @@ def test_states_are_written_while_the_caller_goes_on_and_changes_them(tmp_path: 
 
 def test_what_goes_wrong_in_the_background_is_raised_at_the_next_state(tmp_path: Path) -> None:
     (tmp_path / "step-00000001").write_text("a file where the folder should be")
-    with Saver(CheckpointStore(str(tmp_path), "train-a", 9), World(), "on") as saver:
+    with Saver(CheckpointStore(str(tmp_path), "train-a", 9), "on") as saver:
         saver.save(Progress(step=1), tensors(1))
         with pytest.raises(OSError, match="step-00000001"):
             saver.save(Progress(step=2), tensors(2))

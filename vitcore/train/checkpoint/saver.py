@@ -31,10 +31,10 @@ class Saver:
     is at the same step on every rank.
     """
 
-    def __init__(self, store: CheckpointStore, world: World, policy: Policy) -> None:
-        self._store, self._world, self._policy = store, world, policy
+    def __init__(self, store: CheckpointStore, policy: Policy) -> None:
+        self._store, self._policy = store, policy
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vit-checkpoint")
-        on_gpu = world.device.type == "cuda"
+        on_gpu = store.world.device.type == "cuda"
         self._stager = DefaultStager(
             StagingOptions(
                 use_pinned_memory=on_gpu,
@@ -43,7 +43,7 @@ class Saver:
                 use_non_blocking_copy=on_gpu,
             )
         )
-        self._under_way: list[Future[None]] = []
+        self._under_way: list[Future[str] | Future[None]] = []
         self._committed: list[int] = []
 
     def publish(self, step: int, weights: Mapping[str, Tensor], card: ModelCard) -> None:
@@ -54,9 +54,10 @@ class Saver:
             weights: its state; rank 0's copy is written.
             card: what it is.
         """
-        copies = snapshot(weights, keep=self._world.is_main)
-        if self._world.is_main:
-            self._under_way.append(self._thread.submit(self._publish, self._store.model_url(step), copies, card))
+        main = self._store.world.is_main
+        copies = snapshot(weights, keep=main)
+        if main:
+            self._under_way.append(self._thread.submit(write_pretrained, self._store.model_url(step), copies, card))
 
     def save(self, progress: Progress, tensors: Mapping[str, Tensor], local: Collection[str] = ()) -> None:
         """Hand over a state. Collective.
@@ -69,7 +70,7 @@ class Saver:
             OSError, WorkError: the state before could not be written.
         """
         self.wait()
-        part = share(tensors, local, self._world)
+        part = share(tensors, local, self._store.world)
         if not in_background(self._policy, tensors):
             self._write(progress, part)
             return
@@ -90,9 +91,6 @@ class Saver:
         """Steps of the checkpoints that were committed since this was asked last."""
         steps, self._committed = self._committed, []
         return steps
-
-    def _publish(self, url: str, weights: Mapping[str, Tensor], card: ModelCard) -> None:
-        write_pretrained(url, weights, card)
 
     def _write(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
         self._store.save(progress, tensors)
