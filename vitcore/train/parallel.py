@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -101,10 +101,19 @@ def repeatable(network: nn.Module) -> list[nn.Module]:
     return [block for block in blocks(network) if not any(isinstance(module, norms) for module in block.modules())]
 
 
-def recompute_activations(objective: Objective) -> None:
-    """From now on blocks keep their input alone and are computed again in the backward pass (1604.06174)."""
-    for block in repeatable(objective):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+def recompute_activations(network: nn.Module, **options: Any) -> list[nn.Module]:
+    """From now on blocks keep their input alone and are computed again in the backward pass (1604.06174).
+
+    Args:
+        network: whose blocks.
+        options: more of `torch.utils.checkpoint.checkpoint`.
+    Returns:
+        The blocks that do: those whose attribute `forward` was set.
+    """
+    found = repeatable(network)
+    for block in found:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, **options)
+    return found
 
 
 def compile_forward(objective: Objective, policy: Policy) -> None:
