@@ -18,6 +18,7 @@ from vitcore.estimate.subject import Subject, subject
 from vitcore.estimate.timing import Cluster
 from vitcore.models.references import absolute
 from vitcore.recipe import Compute, DistillConfig, apply_overrides
+from vitcore.recipe.compute import threads_of, workers_on_cpus
 from vitcore.recipes import find
 from vitcore.train.precision import choose
 from vitcore.train.request import TrainRequest
@@ -80,7 +81,8 @@ def plan(
     assumed = mfu or (MFU if hardware.cuda else MFU_CPU)
     planner = Planner(asked, hardware, measure_loading(asked), precision, mfu=assumed)
     if why_not is None:
-        planner.calibrate(take_steps(asked, planner.size.predict_flops * 3, planner.rate, _threads(workers)))
+        threads = threads_of(workers, _cores())
+        planner.calibrate(take_steps(asked, planner.size.predict_flops * 3, planner.rate, threads))
     rows = [planner.row(Cluster(count, workers, hardware, network)) for count in nodes]
     return planner.planned(rows, network=network, why_no_probe=why_not)
 
@@ -103,8 +105,8 @@ def _hardware(gpu: str, workers: int | None, compute: Compute) -> tuple[Hardware
         found = known.find(gpu)
     if found is not None:
         return found, workers or GPUS_PER_NODE
-    workers = workers or min(2, _cores())
-    return known.cpu_here(workers, _threads(workers)), workers
+    workers = workers or workers_on_cpus(_cores())
+    return known.cpu_here(workers, threads_of(workers, _cores())), workers
 
 
 def _no_probe(asked: Subject, hardware: Hardware, probe: Literal["auto", "on", "off"], mfu: float | None) -> str | None:
@@ -138,11 +140,6 @@ def _readable(ref: str, settings: Settings) -> str:
     from tasks.models import localize, resolve  # MLflow, whose seconds the others need not wait for
 
     return localize(settings.tracking_uri, settings.home / "models", resolve(ref, settings).ref)
-
-
-def _threads(workers: int) -> int:
-    """Cores that each worker of this machine computes with."""
-    return max(1, _cores() // workers)
 
 
 def _cores() -> int:

@@ -17,6 +17,7 @@ from flows.cli.fields import changes, mirror
 from flows.cli.session import Session
 from vitcore.errors import RequestError
 from vitcore.recipe import Compute, apply_overrides
+from vitcore.recipe.compute import workers_on_cpus
 from vitcore.recipes import find
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def _usual_workers(compute: Compute) -> int:
     import torch
 
     cards = 0 if compute.accelerator == "cpu" else torch.cuda.device_count()
-    return cards or min(2, os.cpu_count() or 1)
+    return cards or workers_on_cpus(os.cpu_count() or 1)
 
 
 def _share(text: str) -> float | Literal["full"]:

@@ -20,6 +20,7 @@ from tasks.settings import Settings
 from vitcore import world
 from vitcore.errors import Preempted, RequestError, WorkError
 from vitcore.recipe import Compute
+from vitcore.recipe.compute import threads_of, workers_on_cpus
 from vitcore.sink import NullSink, Sink
 from vitcore.train.loop import train
 from vitcore.train.overfit import overfit_one_batch
@@ -114,13 +115,13 @@ def _scaling(compute: Compute) -> tuple[ScalingConfig, int]:
     """Ray's scaling of a compute request on the connected cluster, and the threads a worker computes with."""
     available, cards = cores(), gpus()
     use_gpu = compute.accelerator == "cuda" or (compute.accelerator == "auto" and cards > 0)
-    workers = compute.workers or (cards if use_gpu else min(2, available)) or 1
+    workers = compute.workers or (cards if use_gpu else workers_on_cpus(available)) or 1
     if use_gpu and cards < workers:
         raise RequestError(
             f"{workers} workers need a GPU each, the cluster has {cards}; "
             "lower --compute.workers or set --compute.accelerator cpu"
         )
-    threads = compute.threads or max(1, available // workers)
+    threads = compute.threads or threads_of(workers, available)
     if threads * workers > available:
         raise RequestError(
             f"{workers} workers of {threads} cores each need more than the {available} cores there are; "

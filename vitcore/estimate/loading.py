@@ -30,8 +30,7 @@ def measure_loading(subject: Subject) -> Loading:
         WorkError: the dataset cannot be read.
     """
     recipe, compute = subject.recipe, subject.request.compute
-    fewest = min(each.split(recipe.data.train_split).samples for each in subject.mixture.datasets)
-    batch_size = min(_BATCH, recipe.train.batch_size, fewest)
+    batch_size = min(_BATCH, recipe.train.batch_size, subject.fewest)
     with TrainLoader(
         subject.dataset,
         recipe.data.model_copy(update={"lanes": None}),

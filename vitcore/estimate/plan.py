@@ -166,9 +166,8 @@ class Planner:
             RequestError: so many ranks cannot share the batch.
         """
         recipe = self.subject.recipe
-        fewest = min(each.split(recipe.data.train_split).samples for each in self.subject.mixture.datasets)
         batch = recipe.train.batch_size
-        lanes = resolve_lanes(batch, samples=fewest, world=ranks, lanes=recipe.data.lanes)
+        lanes = resolve_lanes(batch, samples=self.subject.fewest, world=ranks, lanes=recipe.data.lanes)
         return Share(ranks, rank_slots(ranks, lanes, batch // lanes), batch // lanes, microbatch)
 
     def row(self, cluster: Cluster) -> Row:

@@ -60,6 +60,11 @@ class Subject:
         """What is trained on, or the first of several; it is validated on."""
         return self.mixture.datasets[0]
 
+    @property
+    def fewest(self) -> int:
+        """Training samples of the smallest dataset: more lanes there cannot be."""
+        return min(each.split(self.recipe.data.train_split).samples for each in self.mixture.datasets)
+
     def objective(self, ranks: int) -> Objective:
         """The objective of one of `ranks` ranks, without memory."""
         split = self.recipe.data.train_split

@@ -10,6 +10,16 @@ from vitcore.duration import Minutes, WallInterval
 from vitcore.recipe.config import Config
 
 
+def workers_on_cpus(cores: int) -> int:
+    """Workers of a training on so many cores without GPUs, where it does not say."""
+    return min(2, cores)
+
+
+def threads_of(workers: int, cores: int) -> int:
+    """Cores that each worker computes with, where it does not say."""
+    return max(1, cores // workers)
+
+
 class Compute(Config):
     """HOW a recipe is run. Nothing here changes what is learned, so nothing here is part of an identity."""
 
