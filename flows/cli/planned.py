@@ -160,7 +160,7 @@ def _complaint(planned: Planned, budget: Budget | None) -> str | None:
     if all(not row.fits for row in planned.rows):
         row = planned.rows[-1]
         return (
-            f"out of memory: {in_bytes(row.memory.peak)} on a {planned.hardware.name} of "
+            f"out of memory: {in_bytes(row.peak)} on a {planned.hardware.name} of "
             f"{in_bytes(planned.hardware.memory)}; {row.advice}"
         )
     if budget is None or any(row.fits and budget.allows(row.hours, row.devices) for row in planned.rows):
@@ -194,7 +194,7 @@ def _plain(planned: Planned, price: float | None, budget: Budget | None) -> dict
     tree: dict[str, Any] = results.plain(planned)
     rows = []
     for row, content in zip(planned.rows, tree.pop("rows"), strict=True):
-        computed = ("flops", "memory", "checkpointed", "sharded", "fits", "advice")
+        computed = ("flops", "memory", "checkpointed", "sharded", "peak", "fits", "advice")
         predicted: dict[str, Any] = {
             "step_s": row.step.total,
             "limit": row.step.limit,

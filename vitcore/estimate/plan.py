@@ -60,6 +60,8 @@ class Row:
     """Its peak with activation checkpointing."""
     sharded: int
     """Its peak with FSDP over all devices."""
+    peak: int
+    """Its peak, trained as asked."""
     fits: bool
     step: Step
     images_per_s: float
@@ -192,7 +194,8 @@ class Planner:
             data_s=batch / available,
             sharded=self.compute.parallel == "fsdp",
         )
-        fits = self._peak(cost, cluster.devices) <= self.hardware.usable
+        peak = self._peak(cost, cluster.devices)
+        fits = peak <= self.hardware.usable
         needed = batch / parts.busy
         train_s = self.lengths.steps * parts.total + (0.0 if self.probe is None else self.probe.setup_s)
         return Row(
@@ -203,6 +206,7 @@ class Planner:
             memory=cost.memory,
             checkpointed=checkpointed.peak,
             sharded=sharded_peak(cost.memory, self.size, cluster.devices),
+            peak=peak,
             fits=fits,
             step=parts,
             images_per_s=batch / parts.total,

@@ -194,6 +194,7 @@ def test_a_training_that_recomputes_or_shards_is_planned_as_one(plannable: Plann
     cluster = Cluster(1, 4, tight, 50e9)
     assert not planner(plannable, tight).row(cluster).fits
     assert planner(plannable, tight, parallel="fsdp").row(cluster).fits
+    assert (row.peak, again.peak, sharded.peak) == (row.memory.peak, row.checkpointed, row.sharded)
 
 
 def test_more_workers_than_lanes_are_refused(plannable: Plannable) -> None:
