@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vitcore.train.request import TrainRequest
+
 
 def read_state(folder: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint's folder, whole, whichever ranks wrote which part."""
@@ -21,6 +23,18 @@ def read_state(folder: Path) -> dict[str, Tensor]:
             part = name if not any(offsets) else f"{name}[{','.join(map(str, offsets))}]"
             tensor[box] = files[file][part]
     return tensors
+
+
+def state(request: TrainRequest, step: int) -> dict[str, Tensor]:
+    """All tensors of a training's checkpoint at a step."""
+    return read_state(Path(request.checkpoints) / f"step-{step:08d}")
+
+
+def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
+    """The same tensors, none of whose values differ by more than the tolerance."""
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def parts(folder: Path) -> list[Path]:

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import runpy
 import shutil
-import socket
 import uuid
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -19,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.s3 import S3, serving
+from tests.s3 import S3, free_ports, serving
 from vitcore.data.dataset.manifest import Dataset, DatasetRef
 from vitcore.data.ingest.ingest import ingest
 from vitcore.data.ingest_config import IngestConfig
@@ -241,9 +240,7 @@ class Processes:
 
     def ranks(self, size: int, job: dict[str, Any]) -> tuple[list[BaseProcess], list[Path]]:
         """Start a job on a gloo group of `size` ranks; the processes, and where each will write its answer."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        (port,) = free_ports(1)
         answers = [self._logs / uuid.uuid4().hex for _ in range(size)]
         started = [
             self.start(

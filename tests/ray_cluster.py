@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ from typing import Any
 
 import psutil
 from ray.job_submission import JobSubmissionClient
+
+from tests.s3 import free_ports
 
 RAY = Path(sys.executable).parent / "ray"
 TOKEN = "a-token-for-these-tests-0123456789abcdef"
@@ -63,14 +64,15 @@ def serving() -> Iterator[Cluster]:
     """Start the two nodes; every process of theirs is stopped at the end."""
     folder = Path(tempfile.mkdtemp(prefix="vit-c-", dir="/tmp"))  # sockets need a short path
     (folder / "token").write_text(TOKEN)
-    port, dashboard = free_port(), free_port()
+    port, dashboard, client = free_ports(3)
     cluster = Cluster(folder, f"http://127.0.0.1:{dashboard}")
     environment = {**os.environ, **cluster.variables, "RAY_USAGE_STATS_ENABLED": "0", "VIT_HOME": str(folder / "home")}
     for name in ("PYTHONPATH", "RAY_ADDRESS", "PREFECT_API_URL"):
         environment.pop(name, None)
 
     def start(node: str, *arguments: str) -> None:
-        ports = [f"--{name}-port={free_port()}" for name in ("dashboard-agent-listen", "dashboard-agent-grpc")]
+        listen, grpc = free_ports(2)
+        ports = [f"--dashboard-agent-listen-port={listen}", f"--dashboard-agent-grpc-port={grpc}"]
         command = [RAY, "start", f"--temp-dir={folder / node}", "--num-cpus=1", *ports, *arguments]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -80,7 +82,7 @@ def serving() -> Iterator[Cluster]:
             "a",
             "--head",
             f"--port={port}",
-            f"--ray-client-server-port={free_port()}",
+            f"--ray-client-server-port={client}",
             "--dashboard-host=127.0.0.1",
             f"--dashboard-port={dashboard}",
         )
@@ -109,10 +111,3 @@ def processes(folder: Path) -> list[psutil.Process]:
             if mine or process.environ().get("VIT_HOME") == str(folder / "home"):
                 found.append(process)
     return found
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

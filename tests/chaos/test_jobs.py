@@ -12,24 +12,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import numpy as np
 import psutil
 import pytest
 import requests
 from mlflow.tracking import MlflowClient
-from PIL import Image
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.states import Cancelled, Running
 from ray.job_submission import JobStatus
 
-from tests.ray_cluster import TOKEN, Cluster, free_port, processes, serving
-from vitcore.data.ingest.ingest import ingest
+from tests.chaos.training import dataset_of_shades, wait_for
+from tests.ray_cluster import TOKEN, Cluster, processes, serving
+from tests.s3 import free_ports
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -60,7 +59,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Prefect server."""
-    port = free_port()
+    (port,) = free_ports(1)
     home = tmp_path_factory.mktemp("prefect")
     command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
     with (home / "log").open("wb") as log:
@@ -148,14 +147,6 @@ def prefect(api: str) -> Iterator[SyncPrefectClient]:
         yield client
 
 
-def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Poll until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds:.0f} s"
-        time.sleep(0.2)
-
-
 def answers(url: str) -> bool:
     try:
         return requests.get(url, timeout=2).ok
@@ -166,14 +157,7 @@ def answers(url: str) -> bool:
 @pytest.fixture(scope="module")
 def shades(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A dataset of two classes."""
-    folder = tmp_path_factory.mktemp("shades")
-    rng = np.random.default_rng(0)
-    for name, shade in (("dark", 60), ("light", 190)):
-        (folder / "photographs" / name).mkdir(parents=True)
-        for number in range(60):
-            pixels = np.clip(rng.normal(shade, 40, (72, 72, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / "photographs" / name / f"{number}.jpg")
-    return ingest(str(folder / "photographs"), str(folder / "shades")).url
+    return dataset_of_shades(tmp_path_factory.mktemp("shades"))
 
 
 def entrypoint(cluster: Cluster) -> psutil.Process:

@@ -41,18 +41,12 @@ class Training:
     """
 
     def __init__(self, folder: Path, home: Path, steps: int, checkpoint: int, *arguments: str) -> None:
-        rng = np.random.default_rng(0)
-        for name, shade in (("dark", 60), ("light", 190)):
-            (folder / "photographs" / name).mkdir(parents=True)
-            for number in range(60):
-                pixels = np.clip(rng.normal(shade, 40, (72, 72, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / "photographs" / name / f"{number}.jpg")
-        data = ingest(str(folder / "photographs"), str(folder / "shades"))
+        data = dataset_of_shades(folder)
         home.mkdir()
         self.environment = {**os.environ, "VIT_HOME": str(home)}
         self.environment.pop("PREFECT_API_URL", None)
         self.command = [
-            *(sys.executable, "-m", "flows.cli.main", "pretrain", "vit_tiny_cpu", "--data", data.url, *SETTINGS),
+            *(sys.executable, "-m", "flows.cli.main", "pretrain", "vit_tiny_cpu", "--data", data, *SETTINGS),
             *("--train.duration", f"{steps} steps", "--compute.checkpoint-every", f"{checkpoint} steps", *arguments),
         ]
         self._client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
@@ -75,6 +69,17 @@ class Training:
     def _runs(self) -> list[Run]:
         experiment = self._client.get_experiment_by_name("shades")
         return self._client.search_runs([experiment.experiment_id]) if experiment else []
+
+
+def dataset_of_shades(folder: Path) -> str:
+    """URL of a dataset of dark and of light photographs, ingested under `folder`."""
+    rng = np.random.default_rng(0)
+    for name, shade in (("dark", 60), ("light", 190)):
+        (folder / "photographs" / name).mkdir(parents=True)
+        for number in range(60):
+            pixels = np.clip(rng.normal(shade, 40, (72, 72, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "photographs" / name / f"{number}.jpg")
+    return ingest(str(folder / "photographs"), str(folder / "shades")).url
 
 
 def living(home: Path, named: str = "") -> list[psutil.Process]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.checkpoints import read_state
+from tests.checkpoints import assert_close, state
 from vitcore.data.dataset.manifest import Dataset
 from vitcore.data.loading.batch import to_inputs
 from vitcore.data.loading.loader import EvalLoader, TrainLoader
@@ -58,16 +58,6 @@ def run(request: TrainRequest) -> tuple[TrainResult, Recorder]:
 
 def learner_of(request: TrainRequest) -> Learner:
     return Learner(request, open_dataset(request.recipe, request.data), World())
-
-
-def state(request: TrainRequest, step: int) -> dict[str, torch.Tensor]:
-    return read_state(Path(request.checkpoints) / f"step-{step:08d}")
-
-
-def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolerance: float) -> None:
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])

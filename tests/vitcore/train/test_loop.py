@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.checkpoints import read_state
+from tests.checkpoints import assert_close, state
 from vitcore.data.loading.batch import Batch, Inputs, to_inputs
 from vitcore.errors import RequestError, WorkError
 from vitcore.models import load_pretrained, save_pretrained
@@ -45,16 +45,6 @@ class Recorder(NullSink):
 def run(request: TrainRequest) -> tuple[TrainResult, Recorder]:
     recorder = Recorder()
     return train(request, World(), recorder), recorder
-
-
-def state(request: TrainRequest, step: int) -> dict[str, torch.Tensor]:
-    return read_state(Path(request.checkpoints) / f"step-{step:08d}")
-
-
-def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolerance: float) -> None:
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_a_separable_set_is_learnt(plain: Recipe, make_request: Any) -> None:

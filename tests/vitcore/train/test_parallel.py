@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.checkpoints import parts, read_state
+from tests.checkpoints import assert_close, parts, state
 from tests.vitcore.train.test_selfsupervised import without_labels
 from vitcore.data.dataset.manifest import Dataset
 from vitcore.data.loading.loader import TrainLoader
@@ -26,16 +26,6 @@ from vitcore.world import World
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = 4
 SHORT = {"train.duration": f"{STEPS} steps", "eval.every": "2 steps", "train.ema_decay": 0.8}
-
-
-def state(request: TrainRequest, step: int = STEPS) -> dict[str, torch.Tensor]:
-    return read_state(Path(request.checkpoints) / f"step-{step:08d}")
-
-
-def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.fixture
@@ -63,9 +53,10 @@ def test_parts_on_any_number_of_ranks_equal_one_whole(
         for rank in ranks:
             assert "error" not in rank[0]
             assert rank[0]["result"]["metrics"] == pytest.approx(result.metrics, abs=1e-5)
-        assert_close(state(request), state(alone))
+        assert_close(state(request, STEPS), state(alone, STEPS), 1e-5)
         theirs = TrainResult.model_validate(ranks[0][0]["result"])
-        assert_close(*(load_file(Path(found.model) / "model.safetensors") for found in (theirs, result)))
+        ours, expected = (load_file(Path(found.model) / "model.safetensors") for found in (theirs, result))
+        assert_close(ours, expected, 1e-5)
         files = parts(Path(request.checkpoints) / f"step-{STEPS:08d}")
         sizes = [path.stat().st_size for path in files]
         assert len(sizes) == size
@@ -81,7 +72,7 @@ def test_a_checkpoint_goes_on_at_any_number_of_ranks_in_parts_or_whole(
     overrides = {**SHORT, "eval.every": "100%"}
     whole = make_request(plain, "whole", overrides)
     train(whole, World(), NullSink())
-    expected = state(whole)
+    expected = state(whole, STEPS)
     written = {
         ("ddp", 1): whole,
         ("fsdp", 2): make_request(plain, "two", overrides, parallel="fsdp"),
@@ -100,7 +91,7 @@ def test_a_checkpoint_goes_on_at_any_number_of_ranks_in_parts_or_whole(
             request = source.model_copy(update={"checkpoints": str(place), "compute": compute})
             answers = processes.group(ranks, {"tasks": [["train", request.model_dump(mode="json")]]})
             assert answers[0][0]["events"][0] == [STEPS - 2, "resumed"]
-            assert_close(state(request), expected)
+            assert_close(state(request, STEPS), expected, 1e-5)
 
 
 def activations(request: TrainRequest) -> tuple[int, dict[str, torch.Tensor]]:

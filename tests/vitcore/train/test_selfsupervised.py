@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.vitcore.train.test_loop import Recorder, assert_close, run, state
+from tests.checkpoints import assert_close, state
+from tests.vitcore.train.test_loop import Recorder, run
 from tests.vitcore.train.test_resume import TOTAL, interrupted, product, timeless
 from vitcore.data.dataset.manifest import Dataset
 from vitcore.data.ingest.ingest import ingest

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.checkpoints import read_state
+from tests.checkpoints import state
 from vitcore.data.dataset.manifest import Dataset, DatasetRef
 from vitcore.data.ingest.parallel import threads
 from vitcore.data.loading.batch import to_inputs
@@ -54,10 +54,6 @@ def run(request: TrainRequest) -> dict[int, dict[str, float]]:
     recorder = Recorder()
     train(request, World(), recorder)
     return recorder.steps
-
-
-def state(request: TrainRequest, step: int = 8) -> dict[str, torch.Tensor]:
-    return read_state(Path(request.checkpoints) / f"step-{step:08d}")
 
 
 def furthest(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
@@ -145,7 +141,7 @@ def test_a_replaying_student_equals_one_that_asks(
         ranks = [answers[0] for answers in processes.group(size, job)]
         seen[size] = {int(step): metrics for step, metrics in ranks[0]["metrics"].items()}
     for size, metrics in seen.items():
-        assert furthest(state(requests[size]), state(live)) < 2e-4
+        assert furthest(state(requests[size], 8), state(live, 8)) < 2e-4
         for step in range(1, 9):
             assert metrics[step]["train/loss"] == pytest.approx(expected[step]["train/loss"], abs=1e-3)
             assert metrics[step]["train/teacher_agreement"] == pytest.approx(
@@ -184,7 +180,7 @@ def test_few_logits_keep_the_decisions(student: Recipe, ask: Any, data: DatasetR
     expected, metrics = run(live), run(replayed)
     for step in range(1, 9):
         assert metrics[step]["train/loss"] == pytest.approx(expected[step]["train/loss"], abs=1e-6)
-    assert furthest(state(replayed), state(live)) < 1e-6
+    assert furthest(state(replayed, 8), state(live, 8)) < 1e-6
 
 
 @pytest.mark.usefixtures("small_files")
@@ -198,7 +194,7 @@ def test_a_training_resumes_in_the_middle_of_a_file(student: Recipe, ask: Any, d
         shutil.rmtree(Path(torn.checkpoints) / f"step-{step:08d}")
     (Path(place) / "00000000-00000003.safetensors").unlink()  # is not read again
     assert sorted(run(torn)) == [6, 7, 8]
-    assert furthest(state(torn), state(whole)) == 0
+    assert furthest(state(torn, 8), state(whole, 8)) == 0
 
 
 class KilledError(Exception):
