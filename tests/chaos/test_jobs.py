@@ -50,7 +50,7 @@ SETTINGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with serving() as started:
         yield started
